@@ -1,0 +1,37 @@
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+
+
+rule all:
+    input:
+        FIGURES,
+        TABLES,
+        METRICS,
+
+
+rule data:
+    input:
+        downloads(),
+
+
+rule features:
+    input:
+        [features(dataset, "features.npy") for dataset in DATASETS],
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/features.smk"
+include: "workflow/rules/model.smk"
+include: "workflow/rules/valuation.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/guard.smk"

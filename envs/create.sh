@@ -1,0 +1,37 @@
+#!/bin/sh
+# Creates .venv from the lock, with the project itself in editable form; does nothing when it is there and
+# whole. May be interrupted, and started twice at once. PYTHON chooses the interpreter, PIP_ARGS goes to pip.
+set -eu
+cd "$(dirname "$0")/.."
+
+fail() {
+    printf 'make: %s\n' "$@" >&2
+    exit 1
+}
+
+# The folder counts, too: programs in a copied or moved environment still point to the old place.
+stamp=.venv/installed-$({ cat envs/requirements.txt && pwd; } | cksum | tr ' ' '-')
+
+if command -v flock >/dev/null; then
+    exec 9>.venv.lock
+    flock 9
+fi
+
+if [ -e "$stamp" ] && .venv/bin/python -c 'import undue' 2>/dev/null; then
+    exit 0
+fi
+
+command -v "$PYTHON" >/dev/null || fail "there is no '$PYTHON' on this machine." \
+    "Install Python 3.11 or later, or name yours: make PYTHON=python3.12 ..."
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail \
+    "'$PYTHON' is $("$PYTHON" --version 2>&1 || true), but Python 3.11 or later is needed." \
+    "Name one: make PYTHON=python3.12 ..."
+
+echo "Creating the environment in .venv (some minutes; once)"
+# Always from nothing: pip can't be trusted to repair a half-installed package.
+"$PYTHON" -m venv --clear .venv
+# PIP_ARGS is a list of options, split on purpose.
+# shellcheck disable=SC2086
+.venv/bin/python -m pip install --quiet --disable-pip-version-check ${PIP_ARGS:-} -r envs/requirements.txt
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+touch "$stamp"

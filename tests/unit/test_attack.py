@@ -1,0 +1,547 @@
+"""The attack against its definition: autograd through the exact objective, and a plain loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from problems import LINKS, exact_influence, make_calculator, make_problem, make_theta, normal
+from undue.calculus.basis import Eigenbasis
+from undue.calculus.lanes import norm
+from undue.calculus.linear import Link, Softmax
+from undue.calculus.solvers import conjugate_gradient
+from undue.errors import UserError
+from undue.tables import write_table
+from undue.training import train
+from undue.valuation import calculator as calculator_module
+from undue.valuation.attack import (
+    CANDIDATE_COLUMNS,
+    TRAJECTORY_COLUMNS,
+    Adam,
+    Candidates,
+    Gradient,
+    Lane,
+    Plan,
+    Trajectories,
+    attack,
+    attack_gradient,
+    candidate_table,
+    project,
+    starts,
+    trajectory_table,
+)
+from undue.valuation.calculator import Calculator
+from undue.valuation.objectives import max_target, min_higher, min_topk, objective_weights
+
+links = pytest.mark.parametrize("link", LINKS, ids=lambda link: type(link).__name__)
+signs = pytest.mark.parametrize("rank_sign", [1, -1])
+biases = pytest.mark.parametrize("regularise_bias", [True, False], ids=["bias", "no bias"])
+
+OBJECTIVES = {"max_target": max_target, "min_topk": partial(min_topk, top=5), "min_higher": min_higher}
+
+
+# The gradient ------------------------------------------------------------------------------------------------
+
+
+def gradient_of(calculator: Calculator, theta: Tensor, weights: Tensor) -> Gradient:
+    """The library's gradient at θ (d, k, L), solves to rounding."""
+    point, test = calculator.at(theta), calculator.problem.shared.at(theta)
+    score, first = calculator.score(point, test, tolerance=1e-13)
+    return attack_gradient(calculator, point, test, score, first.x, weights, tolerance=1e-13)
+
+
+def exact_objective(calculator: Calculator, theta: Tensor, weights: Tensor) -> Tensor:
+    """Σ weights_i · score_i at θ (d, k), differentiable through Hessian and solve."""
+    score = calculator.rank_sign * exact_influence(calculator, theta, calculator.problem.shared)
+    return (weights * score).sum()
+
+
+@links
+@signs
+@biases
+def test_the_gradient_is_double_backward_through_the_exact_objective(
+    link: Link, rank_sign: int, regularise_bias: bool
+) -> None:
+    problem = make_problem(link, n=30, m=20)
+    calculator = make_calculator(problem, rank_sign=rank_sign, regularise_bias=regularise_bias)
+    theta = make_theta(problem.train, 3)
+    weights = normal(30, 3, seed=9)
+    found = gradient_of(calculator, theta, weights)
+    for lane in range(3):
+        one = theta[..., lane].clone().requires_grad_()
+        value = exact_objective(calculator, one, weights[:, lane])
+        (expected,) = torch.autograd.grad(value, one)
+        torch.testing.assert_close(found.value[lane], value.detach(), rtol=1e-9, atol=1e-9)
+        error = (found.gradient[..., lane] - expected).norm() / expected.norm()
+        assert float(error) < 1e-6
+
+
+@signs
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_gradient_is_the_slope_of_the_objective(rank_sign: int, objective: str) -> None:
+    """Central differences of the library's own scores, the weights held fixed."""
+    problem = make_problem(n=30, m=20)
+    calculator = make_calculator(problem, rank_sign=rank_sign)
+    theta = make_theta(problem.train, 1)
+
+    def score_at(at: Tensor) -> Tensor:
+        return calculator.score(calculator.at(at), problem.shared.at(at), tolerance=1e-13)[0]
+
+    weights = OBJECTIVES[objective](score_at(theta), torch.tensor([4]))
+    found = gradient_of(calculator, theta, weights).gradient
+    for seed in range(3):
+        direction = normal(*theta.shape, seed=seed)
+        step = 1e-5 * direction
+        slope = (weights * (score_at(theta + step) - score_at(theta - step))).sum() / 2e-5
+        torch.testing.assert_close((found * direction).sum(), slope, rtol=1e-6, atol=1e-6)
+
+
+def test_the_second_solve_and_its_start() -> None:
+    problem = make_problem(n=30, m=20)
+    calculator = make_calculator(problem)
+    theta = make_theta(problem.train, 2)
+    weights = normal(30, 2, seed=9)
+    point, test = calculator.at(theta), problem.shared.at(theta)
+    score, first = calculator.score(point, test, tolerance=1e-12)
+    cold = attack_gradient(calculator, point, test, score, first.x, weights, tolerance=1e-10)
+    warm = attack_gradient(
+        calculator, point, test, score, first.x, weights, tolerance=1e-10, start=cold.solution.x
+    )
+    assert bool(cold.solution.converged.all())
+    assert warm.solution.iterations.tolist() == [0, 0]
+    torch.testing.assert_close(warm.gradient, cold.gradient, rtol=1e-7, atol=1e-8)
+
+
+# Objectives --------------------------------------------------------------------------------------------------
+
+
+def plain_weights(name: str, score: list[float], target: int, top: int) -> list[float]:
+    """The weights of one lane, by the words of the paper."""
+    n = len(score)
+    if name == "max_target":
+        chosen: list[int] = []
+        share = 0.0
+    elif name == "min_topk":
+        rank = [1 + sum(score[i] >= score[j] for i in range(n) if i != j) for j in range(n)]
+        chosen = [i for i in range(n) if rank[i] <= top and i != target]
+        share = 1 / top
+    else:
+        chosen = [i for i in range(n) if score[i] >= score[target] and i != target]
+        share = 1 / max(len(chosen), 1)
+    return [-1.0 if i == target else share if i in chosen else 0.0 for i in range(n)]
+
+
+@pytest.mark.parametrize("name", ["max_target", "min_topk", "min_higher"])
+@pytest.mark.parametrize("top", [1, 4, 12])
+def test_objectives_are_what_they_say(name: str, top: int) -> None:
+    """Every target of a ranking, from rank 1 to the last: also inside and outside the top."""
+    n = 12
+    score = normal(n, 1, seed=0).expand(n, n).contiguous()
+    weights = objective_weights(name, suppressed_ranks=top)(score, torch.arange(n))
+    expected = [plain_weights(name, score[:, 0].tolist(), target, top) for target in range(n)]
+    torch.testing.assert_close(weights, torch.tensor(expected, dtype=torch.float64).T)
+
+
+def test_with_nothing_above_it_only_the_target_counts() -> None:
+    score = torch.tensor([[0.1, 3.0, 1.0]]).T
+    assert min_higher(score, torch.tensor([1]))[:, 0].tolist() == [0.0, -1.0, 0.0]
+    assert min_topk(score, torch.tensor([1]), top=1)[:, 0].tolist() == [0.0, -1.0, 0.0]
+
+
+def test_a_tie_stands_above_the_target() -> None:
+    score = torch.tensor([[1.0, 1.0, 0.5, 2.0]]).T
+    assert min_higher(score, torch.tensor([0]))[:, 0].tolist() == [-1.0, 0.5, 0.0, 0.5]
+
+
+def test_more_to_suppress_than_there_are_samples() -> None:
+    weights = min_topk(torch.tensor([[1.0, 2.0, 3.0]]).T, torch.tensor([0]), top=10)
+    assert weights[:, 0].tolist() == pytest.approx([-1.0, 0.1, 0.1])
+
+
+def test_an_unknown_objective() -> None:
+    with pytest.raises(KeyError, match="max_targets"):
+        objective_weights("max_targets", suppressed_ranks=5)
+
+
+def test_objectives_leave_scores_alone() -> None:
+    score = normal(9, 2, seed=0)
+    before = score.clone()
+    for weights in OBJECTIVES.values():
+        weights(score, torch.tensor([1, 2]))
+    assert torch.equal(score, before)
+
+
+# Starts, ball, optimiser -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("radius", [0.05, 0.5, 3.0])
+def test_starts_lie_on_the_sphere(radius: float) -> None:
+    theta = normal(6, 3, 1, seed=0)
+    begin = starts(theta, radius, range(20), seed=0, start=1)
+    assert begin.shape == (6, 3, 20)
+    expected = (radius * theta.norm()).expand(20)
+    torch.testing.assert_close(norm(begin - theta), expected, rtol=1e-12, atol=0)
+
+
+def directions(radius: float, rows: list[int], *, seed: int = 0, start: int = 0) -> Tensor:
+    theta = normal(6, 3, 1, seed=0)
+    return (starts(theta, radius, rows, seed=seed, start=start) - theta) / radius
+
+
+def test_a_starting_direction_is_the_rows_own() -> None:
+    """Whatever the radius and the other lanes; the learning rates of a target begin together."""
+    several = directions(0.1, [7, 3, 7])
+    torch.testing.assert_close(several[..., 0], several[..., 2], rtol=0, atol=0)
+    for radius in (0.1, 2.0):
+        for row, lane in ((7, 0), (3, 1)):
+            torch.testing.assert_close(
+                directions(radius, [row])[..., 0], several[..., lane], rtol=1e-9, atol=1e-12
+            )
+    assert not torch.allclose(several[..., 0], several[..., 1])
+
+
+def test_starts_and_seeds_begin_elsewhere() -> None:
+    first = directions(0.1, [7])
+    assert not torch.allclose(first, directions(0.1, [7], start=1))
+    assert not torch.allclose(first, directions(0.1, [7], seed=1))
+    torch.testing.assert_close(first, directions(0.1, [7]), rtol=0, atol=0)
+
+
+def test_starting_directions_are_uniform() -> None:
+    """Coordinates of a uniform direction have mean 0 and mean square 1/18."""
+    many = directions(1.0, list(range(2000))).reshape(18, -1)
+    many = many / many.norm(dim=0)
+    assert float(many.mean(dim=1).abs().max()) < 5 * (1 / 18 / 2000) ** 0.5
+    assert float((many.square().mean(dim=1) * 18 - 1).abs().max()) < 5 * (2 / 2000) ** 0.5
+
+
+def test_project_is_the_nearest_point_of_the_ball() -> None:
+    centre = normal(6, 3, 1, seed=0)
+    offset = normal(6, 3, 4, seed=1)
+    lengths = torch.tensor([0.2, 0.9, 1.5, 80.0], dtype=torch.float64)
+    theta = centre + offset / norm(offset) * lengths
+    found = project(theta, centre, torch.tensor([1.0]).double())
+    assert torch.equal(found[..., :2], theta[..., :2])
+    torch.testing.assert_close(norm(found - centre)[2:], torch.ones(2).double(), rtol=1e-12, atol=0)
+    cosine = ((found - centre) * offset).sum(dim=(0, 1)) / norm(found - centre) / norm(offset)
+    torch.testing.assert_close(cosine, torch.ones(4).double(), rtol=1e-12, atol=0)
+    assert torch.equal(project(centre, centre, torch.zeros(1).double()), centre)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_adam_is_torchs(dtype: torch.dtype) -> None:
+    like = normal(6, 3, 2, seed=0).to(dtype)
+    rates = torch.tensor([0.01, 0.1], dtype=dtype)
+    ours, theirs = Adam(like), []
+    parameters = [like[..., lane].clone().requires_grad_() for lane in range(2)]
+    for parameter, rate in zip(parameters, rates.tolist(), strict=True):
+        theirs.append(torch.optim.Adam([parameter], lr=rate))
+    moved = like.clone()
+    for step in range(25):
+        gradient = normal(6, 3, 2, seed=100 + step).to(dtype) * 10.0 ** (step % 5 - 4)
+        before = gradient.clone()
+        drop = 0.1 if step >= 12 else 1.0
+        moved = moved + ours.step(gradient, rates * drop)
+        assert torch.equal(gradient, before)
+        for lane in range(2):
+            theirs[lane].param_groups[0]["lr"] = float(rates[lane]) * drop
+            parameters[lane].grad = gradient[..., lane].clone()
+            theirs[lane].step()
+    expected = torch.stack([parameter.detach() for parameter in parameters], dim=2)
+    exact = dtype == torch.float64
+    torch.testing.assert_close(moved, expected, rtol=1e-7 if exact else 1e-4, atol=1e-9 if exact else 1e-5)
+
+
+# The attack --------------------------------------------------------------------------------------------------
+
+LANES = [Lane(row, rate) for row in (2, 17, 31) for rate in (0.01, 0.1)]
+TARGETS = np.array([lane.row for lane in LANES])
+RATES = [lane.learning_rate for lane in LANES]
+PLAN = Plan(
+    weights=min_higher,
+    radius=0.5,
+    steps=12,
+    drop_at=0.5,
+    ranks=(1, 10),
+    tolerance=1e-6,
+    monitor_every=5,
+    memory=1e9,
+)
+
+
+def run(
+    plan: Plan = PLAN,
+    *,
+    dtype: torch.dtype = torch.float64,
+    rank_sign: int = 1,
+    lanes: list[Lane] | None = None,
+    begin: Tensor | None = None,
+) -> tuple[Trajectories, Candidates, Calculator, Eigenbasis, Tensor]:
+    """Attack the small problem; also its calculator, basis and θ*."""
+    lanes = LANES if lanes is None else lanes
+    problem = make_problem()
+    theta = train(problem.train, l2=0.01, regularise_bias=True, gradient_norm=1e-9).theta
+    basis = Eigenbasis.of(problem.train.x)
+    calculator = make_calculator(problem.to(dtype), basis, rank_sign=rank_sign)
+    if begin is None:
+        begin = starts(theta, plan.radius, [lane.row for lane in lanes], seed=0, start=0)
+    return *attack(calculator, basis, theta, begin, lanes, plan), calculator, basis, theta
+
+
+def reference(calculator: Calculator, theta: Tensor, begin: Tensor, lane: Lane, plan: Plan) -> pd.DataFrame:
+    """One attack as a plain loop, in the original features: autograd, torch's Adam, sorted ranks."""
+    problem = calculator.problem
+    radius = plan.radius * theta.norm()
+    parameter = begin.clone().requires_grad_()
+    optimiser = torch.optim.Adam([parameter], lr=lane.learning_rate)
+    rows = []
+    for step in range(plan.steps + 1):
+        score, pristine = (
+            calculator.rank_sign * exact_influence(calculator, parameter, half)
+            for half in (problem.shared, problem.pristine)
+        )
+        row = {"step": step, "distance": float((parameter - theta).norm() / theta.norm())}
+        for half, values in (("shared", score), ("pristine", pristine)):
+            others = torch.cat([values[: lane.row], values[lane.row + 1 :]])
+            row[f"rank_{half}"] = 1 + int((others >= values[lane.row]).sum())
+            data = getattr(problem, half)
+            predicted = (data.x @ parameter).argmax(dim=1)
+            row[f"accuracy_{half}"] = float((predicted == data.y).double().mean())
+        weights = plan.weights(score.detach()[:, None], torch.tensor([lane.row]))[:, 0]
+        objective = (weights * score).sum()
+        row["objective"] = float(objective)
+        rows.append(row)
+        optimiser.param_groups[0]["lr"] = lane.learning_rate * (0.1 if step >= plan.drop_at * plan.steps else 1)
+        (parameter.grad,) = torch.autograd.grad(objective, parameter)
+        optimiser.step()
+        with torch.no_grad():
+            offset = parameter - theta
+            if offset.norm() > radius:
+                parameter.copy_(theta + offset * (radius / offset.norm()))
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "rank_sign"), [("max_target", 1), ("min_topk", 1), ("min_higher", 1), ("min_higher", -1)]
+)
+def test_the_attack_is_the_plain_loop(name: str, rank_sign: int) -> None:
+    plan = replace(PLAN, weights=OBJECTIVES[name], tolerance=1e-12)
+    found, _, _, _, theta = run(plan, rank_sign=rank_sign)
+    plain = make_calculator(make_problem(), rank_sign=rank_sign)
+    begin = starts(theta, plan.radius, TARGETS.tolist(), seed=0, start=0)
+    for number, lane in enumerate(LANES[:4]):
+        expected = reference(plain, theta[..., 0], begin[..., number], lane, plan)
+        for column in ("distance", "accuracy_shared", "accuracy_pristine"):
+            np.testing.assert_allclose(getattr(found, column)[:, number], expected[column], rtol=1e-6)
+        np.testing.assert_allclose(found.objective[:-1, number], expected["objective"][:-1], rtol=1e-5)
+        assert found.rank_shared[:, number].tolist() == expected["rank_shared"].tolist()
+        monitored = [0, 5, 10, 12]
+        assert found.rank_pristine[monitored, number].tolist() == expected["rank_pristine"][monitored].tolist()
+
+
+def test_trajectories_have_every_iterate_of_every_lane() -> None:
+    found = run()[0]
+    for name, array in vars(found).items():
+        assert array.shape == (13, 6), name
+    assert np.isnan(found.objective[-1]).all()
+    assert np.isfinite(found.objective[:-1]).all()
+    assert (found.distance <= PLAN.radius * (1 + 1e-12)).all()
+    np.testing.assert_allclose(found.distance[0], PLAN.radius, rtol=1e-12)
+    assert found.valid.all()
+    assert (found.residual <= PLAN.tolerance).all()
+    assert (found.iterations[:-1] > found.iterations[-1:] / 2).all()
+    assert ((found.rank_pristine > 0).all(axis=1)).nonzero()[0].tolist() == [0, 5, 10, 12]
+    assert ((found.rank_pristine == 0).all(axis=1)).sum() == 9
+
+
+def test_the_attack_lowers_its_objective_and_raises_its_targets() -> None:
+    found = run(replace(PLAN, steps=40))[0]
+    assert (found.objective[-2] < found.objective[0]).all()
+    assert (found.rank_shared.min(axis=0) < found.rank_shared[0]).any()
+
+
+def test_in_single_precision_the_ball_is_kept_to_rounding() -> None:
+    found = run(dtype=torch.float32)[0]
+    assert (found.distance <= PLAN.radius * (1 + 1e-5)).all()
+    assert found.accuracy_shared.dtype == np.float64
+
+
+def test_single_precision_walks_the_same_way() -> None:
+    single, double = run(dtype=torch.float32)[0], run()[0]
+    np.testing.assert_allclose(single.objective[:-1], double.objective[:-1], rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(single.distance, double.distance, rtol=1e-2)
+
+
+def test_the_same_attack_twice_is_the_same_bytes() -> None:
+    first, second = run(dtype=torch.float32), run(dtype=torch.float32)
+    for before, after in zip(first[:2], second[:2], strict=True):
+        for name, array in vars(before).items():
+            assert array.tobytes() == getattr(after, name).tobytes(), name
+
+
+def per_lane_bytes() -> float:
+    problem = make_problem()
+    d, k = problem.train.shape
+    return 4 * ((60 + 40 + 40) * (k + 6) + 20 * d * k)
+
+
+@pytest.mark.parametrize("lanes_at_once", [0.0, 1.0, 4.0])
+def test_packing_of_lanes_does_not_matter(lanes_at_once: float) -> None:
+    """Packs of one, one and three lanes, against all side by side."""
+    whole, chosen = run()[:2]
+    packed, packed_chosen = run(replace(PLAN, memory=lanes_at_once * per_lane_bytes()))[:2]
+    for name, array in vars(whole).items():
+        if name not in ("residual", "iterations"):
+            np.testing.assert_allclose(getattr(packed, name), array, rtol=1e-6, atol=1e-9, err_msg=name)
+
+    def in_order(candidates: Candidates) -> list[tuple[int, int, int]]:
+        return sorted(zip(candidates.lane, candidates.k, candidates.step, strict=True))
+
+    assert in_order(packed_chosen) == in_order(chosen)
+
+
+def test_lanes_attacked_alone_are_the_same() -> None:
+    whole = run()[0]
+    alone = run(lanes=LANES[3:4])[0]
+    np.testing.assert_allclose(alone.objective[:-1, 0], whole.objective[:-1, 3], rtol=1e-7)
+    assert alone.rank_shared[:, 0].tolist() == whole.rank_shared[:, 3].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_candidates_are_what_the_trajectory_says(dtype: torch.dtype) -> None:
+    """Of each lane and k: the most accurate iterate with rank ≤ k, the earliest of equals."""
+    plan = replace(PLAN, steps=30, ranks=(1, 5, 40))
+    found, candidates, calculator, basis, theta = run(plan, dtype=dtype)
+    expected = {}
+    for lane in range(len(LANES)):
+        for k in plan.ranks:
+            hits = [step for step in range(31) if found.rank_shared[step, lane] <= k]
+            if hits:
+                best = max(found.accuracy_shared[hits, lane])
+                expected[lane, k] = next(s for s in hits if found.accuracy_shared[s, lane] == best)
+    keys = list(zip(candidates.lane.tolist(), candidates.k.tolist(), strict=True))
+    assert dict(zip(keys, candidates.step.tolist(), strict=True)) == expected
+    assert len(keys) == len(expected)
+    # Something is reached, and something is not.
+    assert 0 < len(expected) < 3 * len(LANES)
+    # The parameters are the iterate's: they have its distance and its accuracy.
+    models = torch.from_numpy(candidates.theta).permute(1, 2, 0)
+    assert models.dtype == dtype
+    distance = norm(models - theta.to(dtype)) / norm(theta.to(dtype))
+    step, lane_of = candidates.step, candidates.lane
+    np.testing.assert_allclose(distance.numpy(), found.distance[step, lane_of], rtol=1e-5)
+    accuracy = calculator.problem.shared.at(basis.to_basis(models)).accuracy()
+    np.testing.assert_allclose(accuracy.numpy(), found.accuracy_shared[step, lane_of], atol=1e-12)
+
+
+def test_a_start_outside_the_ball_is_projected() -> None:
+    plan = replace(PLAN, steps=0)
+    theta = run(plan)[4]
+    found = run(plan, begin=theta + normal(*theta.shape[:2], 6, seed=1) * 100)[0]
+    np.testing.assert_allclose(found.distance, PLAN.radius, rtol=1e-12)
+
+
+def test_no_steps_at_all() -> None:
+    found = run(replace(PLAN, steps=0))[0]
+    assert found.rank_shared.shape == (1, 6)
+    assert (found.rank_pristine > 0).all()
+
+
+def test_a_ball_too_small_to_move_in() -> None:
+    found, _, calculator, basis, theta = run(replace(PLAN, radius=1e-12))
+    honest = basis.to_basis(theta)
+    score, _ = calculator.score(calculator.at(honest), calculator.problem.shared.at(honest), tolerance=1e-12)
+    order = torch.argsort(score[:, 0], descending=True).tolist()
+    assert (found.rank_shared == [1 + order.index(row) for row in TARGETS]).all()
+    assert np.ptp(found.accuracy_shared) == 0
+    assert (found.distance <= 1e-11).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_ball_so_large_that_the_model_breaks(dtype: torch.dtype) -> None:
+    found, candidates, *_ = run(replace(PLAN, radius=1e4, tolerance=1e-3), dtype=dtype)
+    assert np.isfinite(found.objective[:-1]).all()
+    assert np.isfinite(found.distance).all()
+    assert ((found.accuracy_shared >= 0) & (found.accuracy_shared <= 1)).all()
+    assert ((found.rank_shared >= 1) & (found.rank_shared <= 60)).all()
+    assert np.isfinite(candidates.theta).all()
+
+
+def test_solves_that_miss_their_tolerance_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurried = partial(conjugate_gradient, max_iterations=1)
+    monkeypatch.setattr(calculator_module, "conjugate_gradient", hurried)
+    with pytest.raises(UserError, match="100% of the attacks had a solve that missed") as caught:
+        run()
+    assert caught.value.where == "attack.tolerance"
+    assert "influence.damping" in caught.value.remedy
+
+
+def test_few_invalid_lanes_are_failures_and_leave_the_others_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plan = replace(PLAN, steps=2, ranks=(60,))
+    lanes = [Lane(row % 60, 0.01) for row in range(120)]
+    theta = run(plan)[4]
+    begin = starts(theta, plan.radius, [lane.row for lane in lanes], seed=0, start=0)
+    whole = run(plan, lanes=lanes, begin=begin)[0]
+    begin[0, 0, 40] = torch.nan
+    found, candidates, *_ = run(plan, lanes=lanes, begin=begin)
+    assert np.flatnonzero(~found.valid[-1]).tolist() == [40]
+    assert not found.valid[:, 40].any()
+    assert (found.rank_shared[:, 40] == 60).all()
+    assert sorted(candidates.lane) == [lane for lane in range(120) if lane != 40]
+    others = [lane for lane in range(120) if lane != 40]
+    np.testing.assert_allclose(found.objective[:-1, others], whole.objective[:-1, others], rtol=1e-9)
+    assert "1 of 120 lanes are invalid" in caplog.text
+
+
+def test_a_lane_that_turns_invalid_loses_its_earlier_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third step's solves are cut short: what was reached before does not count either."""
+    calls = 0
+
+    def tiring(*args: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        limit = {"max_iterations": 1} if calls > 8 else {}
+        return conjugate_gradient(*args, **options, **limit)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(calculator_module, "conjugate_gradient", tiring)
+    monkeypatch.setattr("undue.valuation.attack.INVALID_LANES_ALLOWED", 1.0)
+    found, candidates, *_ = run(replace(PLAN, ranks=(60,)))
+    assert found.valid[0].all()
+    assert not found.valid[-1].any()
+    assert len(candidates.lane) == 0
+    assert candidates.theta.shape == (0, 5, 3)
+
+
+def test_tables_hold_what_the_arrays_do(tmp_path: object) -> None:
+    plan = replace(PLAN, ranks=(40,))
+    found, candidates, *_ = run(plan)
+    sample = 100 + TARGETS
+    table = trajectory_table(found, sample, RATES)
+    assert list(table.columns) == list(TRAJECTORY_COLUMNS)
+    assert len(table) == 13 * 6
+    for lane in range(6):
+        rows = table[(table["target"] == sample[lane]) & (table["learning_rate"] == RATES[lane])]
+        assert rows["step"].tolist() == list(range(13))
+        assert rows["rank_shared"].tolist() == found.rank_shared[:, lane].tolist()
+        assert rows["distance"].tolist() == found.distance[:, lane].tolist()
+    kept = candidate_table(candidates, found, sample, RATES)
+    assert list(kept.columns) == list(CANDIDATE_COLUMNS)
+    merged = kept.merge(table, on=["target", "learning_rate", "step"], suffixes=("", "_of_step"))
+    assert len(merged) == len(kept) > 0
+    assert (merged["accuracy_shared"] == merged["accuracy_shared_of_step"]).all()
+    assert (merged["rank_shared"] <= 40).all()
+    assert kept["theta"].tolist() == list(range(len(kept)))
+    write_table(f"{tmp_path}/trajectory.parquet", TRAJECTORY_COLUMNS, table)
+    write_table(f"{tmp_path}/candidates.parquet", CANDIDATE_COLUMNS, kept)
+
+
+def test_softmax_is_what_the_small_problem_uses() -> None:
+    assert isinstance(make_problem().train.link, Softmax)

@@ -1,0 +1,181 @@
+# What every rule file uses: the checked config, slices of it, code fingerprints, paths.
+#
+# Nothing here runs a job. What a rule's job depends on is said in three places: its input files, its
+# params `code` (checksums of the script and all local modules it imports) and `cfg` (its slice of the
+# config). Snakemake compares all three with those of the last run; scripts read nothing else.
+
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+# The library beside this Snakefile, whatever is installed: here, and in the jobs' own processes.
+LIBRARY = str(Path(workflow.basedir) / "workflow")
+sys.path.insert(0, LIBRARY)
+# Threads that wait must not spin: on busy cores that slows jobs down several times.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [LIBRARY, os.environ.get("PYTHONPATH")]))
+
+from undue.data.registry import read_registry
+from undue.errors import UserError
+from undue.run.code import code
+from undue.run.config import settings, validate
+from undue.run.sources import fingerprint
+
+try:
+    CONFIG = validate(config)
+    REGISTRY = read_registry(Path(workflow.basedir) / "data" / "registry.tsv")
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = CONFIG["results"]
+DATASETS = CONFIG["data"]["use"]
+ATTACK = CONFIG["attack"]
+# Weights of each backbone, by name in the registry; pixels need none.
+WEIGHTS = {name: name for name in ("efficientnet_lite0", "resnet50", "resnet50_v2")}
+
+
+wildcard_constraints:
+    dataset=r"[A-Za-z0-9][A-Za-z0-9_-]*",
+    variant=r"[a-z0-9_]+(-\d+px)?",
+    objective="|".join(ATTACK["objectives"]),
+    radius=r"[0-9.e+-]+",
+    seed=r"\d+",
+    block=r"\d+",
+
+
+def code_of(script):
+    """The fingerprint of a script in workflow/scripts and of all it imports."""
+    return code(Path(workflow.basedir) / "workflow" / "scripts" / f"{script}.py", LIBRARY)
+
+
+def slice_of(*keys):
+    """The named part of the config, for a rule's `cfg`."""
+    return settings(CONFIG, *keys)
+
+
+def definition(dataset):
+    """A data set's entry in the config."""
+    return CONFIG["datasets"][dataset]
+
+
+def downloaded(name):
+    """Where a file of the registry is downloaded to."""
+    return f"data/downloads/{REGISTRY[name].file}"
+
+
+def dataset_files(dataset):
+    """Role → path of a data set's files: downloads for names of the registry, else the user's own."""
+    files = definition(dataset)["files"]
+    return {role: downloaded(file) if file in REGISTRY else file for role, file in files.items()}
+
+
+def dataset_inputs(dataset):
+    """Those of a data set's files that are files; folders are fingerprinted instead, see `sources`."""
+    return [path for path in dataset_files(dataset).values() if not Path(path).is_dir()]
+
+
+def dataset_settings(dataset):
+    """What reading a data set depends on, but for the contents of its input files."""
+    entry = definition(dataset)
+    options = {key: entry[key] for key in ("features_key", "label_key", "split_key") if key in entry}
+    folders = {path: fingerprint(path) for path in dataset_files(dataset).values() if Path(path).is_dir()}
+    return {"kind": entry["kind"], "options": options, "folders": folders}
+
+
+def variant(dataset):
+    """The folder name of a data set's features: what they were made with."""
+    block = definition(dataset)["features"]
+    size = block["image_size"]
+    return block["backbone"] + (f"-{size}px" if size else "")
+
+
+def features(dataset, file):
+    """The path of a file of a data set's features."""
+    return f"data/features/{dataset}/{variant(dataset)}/{file}"
+
+
+def downloads():
+    """All files of the registry that this run downloads."""
+    wanted = [path for dataset in DATASETS for path in dataset_files(dataset).values()]
+    wanted += [downloaded(WEIGHTS[b]) for b in map(backbone, DATASETS) if b in WEIGHTS]
+    return sorted({path for path in wanted if path.startswith("data/downloads/")})
+
+
+def backbone(dataset):
+    return definition(dataset)["features"]["backbone"]
+
+
+def attacks(dataset, objective, radius, seed, block):
+    """The stem of an attack job's files."""
+    return f"{RESULTS}/{dataset}/attack/{objective}/radius={radius}/seed={seed}/block={block}"
+
+
+RADII = [f"{radius:g}" for radius in ATTACK["radii"]]
+SEEDS = ATTACK["seeds"]
+BLOCKS = range(-(-ATTACK["targets"] // ATTACK["targets_per_block"]))
+# What an attack job reads of the section `attack`; the rest says which jobs there are.
+ATTACK_KEYS = [
+    "learning_rates",
+    "ranks",
+    "steps",
+    "drop_at",
+    "suppressed_ranks",
+    "monitor_every",
+    "tolerance",
+    "memory_gb",
+    "device",
+]
+
+
+def block_places(block):
+    """The places in the lists of targets that a block takes."""
+    first = block * ATTACK["targets_per_block"]
+    return {"first": first, "count": min(ATTACK["targets_per_block"], ATTACK["targets"] - first)}
+
+
+def figure_files(name):
+    """The files of a figure."""
+    return [f"{RESULTS}/figures/{name}.{suffix}" for suffix in ("svg", "png")]
+
+
+def table_files(name):
+    """The files of a table."""
+    return [f"{RESULTS}/tables/{name}.{suffix}" for suffix in ("parquet", "csv", "md")]
+
+
+FIGURES = [
+    path
+    for name in ["figure4", *[f"top_ranked_{dataset}" for dataset in DATASETS]]
+    for path in figure_files(name)
+]
+TABLES = [path for name in ("table1", "attack_success") for path in table_files(name)]
+METRICS = f"{RESULTS}/metrics.json"
+
+
+def reported(path, category, caption, title):
+    """A file, or a list of files, that the report shows under a title, with workflow/report/<caption>.rst."""
+    if isinstance(path, list):
+        return [reported(file, category, caption, title) for file in path]
+    labels = {"result": title, "format": Path(path).suffix[1:]}
+    return report(path, category=category, caption=f"../report/{caption}.rst", labels=labels)
+
+
+def figure(name, caption, title):
+    """The files of a figure, as an output for the report."""
+    return reported(figure_files(name), "Figures", caption, title)
+
+
+def table(name, title):
+    """The files of a table, as an output; those for reading are for the report."""
+    parquet, *readable = table_files(name)
+    return [parquet, *reported(readable, "Tables", name, title)]
+
+
+def calculator_settings(dataset):
+    """What influences depend on besides the data and the model."""
+    return {
+        **slice_of("model.regularise_bias", "influence"),
+        "standardise": definition(dataset)["features"]["standardise"],
+    }

@@ -1,0 +1,59 @@
+# in:  results/tables/, results/<dataset>/attack/
+# out: results/figures/<name>.svg and .png
+
+
+rule plot_attack_success:
+    input:
+        success=f"{RESULTS}/tables/attack_success.parquet",
+    output:
+        figure("figure4", caption="figure4", title="Figure 4: success against accuracy"),
+    params:
+        code=code_of("plot_attack_success"),
+        cfg=slice_of("figures.dpi", "attack.accuracy_budget"),
+    log:
+        f"logs/plot_attack_success/{RESULTS}.log",
+    benchmark:
+        f"benchmarks/plot_attack_success/{RESULTS}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    script:
+        "../scripts/plot_attack_success.py"
+
+
+rule plot_top_ranked:
+    input:
+        **ATTACK_INPUT,
+        samples=lambda w: features(w.dataset, "samples.parquet"),
+        files=lambda w: dataset_inputs(w.dataset),
+        published=expand(
+            rules.publish_attacks.output.published,
+            objective=ATTACK["objectives"][0],
+            radius=RADII,
+            allow_missing=True,
+        ),
+        models=expand(
+            rules.publish_attacks.output.models,
+            objective=ATTACK["objectives"][0],
+            radius=RADII,
+            allow_missing=True,
+        ),
+    output:
+        figure("top_ranked_{dataset}", caption="top_ranked", title="Top ranks of {dataset}"),
+    params:
+        code=code_of("plot_top_ranked"),
+        cfg=lambda w: {
+            **dataset_settings(w.dataset),
+            **calculator_settings(w.dataset),
+            **slice_of("figures", "attack.radii"),
+        },
+        paths=lambda w: dataset_files(w.dataset),
+    log:
+        f"logs/plot_top_ranked/{RESULTS}/{{dataset}}.log",
+    benchmark:
+        f"benchmarks/plot_top_ranked/{RESULTS}/{{dataset}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    script:
+        "../scripts/plot_top_ranked.py"

@@ -1,0 +1,67 @@
+# in:  data/features/<dataset>/<backbone>/
+# out: results/<dataset>/split.parquet, model.safetensors, model.json, influence.parquet
+
+
+rule split_data:
+    input:
+        samples=lambda w: features(w.dataset, "samples.parquet"),
+    output:
+        split=f"{RESULTS}/{{dataset}}/split.parquet",
+    params:
+        code=code_of("split_data"),
+        cfg=slice_of("split"),
+    log:
+        f"logs/split_data/{RESULTS}/{{dataset}}.log",
+    benchmark:
+        f"benchmarks/split_data/{RESULTS}/{{dataset}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    script:
+        "../scripts/split_data.py"
+
+
+rule train_model:
+    input:
+        features=lambda w: features(w.dataset, "features.npy"),
+        split=rules.split_data.output.split,
+    output:
+        model=f"{RESULTS}/{{dataset}}/model.safetensors",
+        metadata=f"{RESULTS}/{{dataset}}/model.json",
+    params:
+        code=code_of("train_model"),
+        cfg=lambda w: {
+            **slice_of("seed", "model"),
+            "standardise": definition(w.dataset)["features"]["standardise"],
+        },
+    log:
+        f"logs/train_model/{RESULTS}/{{dataset}}.log",
+    benchmark:
+        f"benchmarks/train_model/{RESULTS}/{{dataset}}.tsv"
+    threads: 2
+    resources:
+        mem_mb=4000,
+    script:
+        "../scripts/train_model.py"
+
+
+rule compute_influence:
+    input:
+        features=lambda w: features(w.dataset, "features.npy"),
+        split=rules.split_data.output.split,
+        model=rules.train_model.output.model,
+        metadata=rules.train_model.output.metadata,
+    output:
+        influence=f"{RESULTS}/{{dataset}}/influence.parquet",
+    params:
+        code=code_of("compute_influence"),
+        cfg=lambda w: calculator_settings(w.dataset),
+    log:
+        f"logs/compute_influence/{RESULTS}/{{dataset}}.log",
+    benchmark:
+        f"benchmarks/compute_influence/{RESULTS}/{{dataset}}.tsv"
+    threads: 2
+    resources:
+        mem_mb=4000,
+    script:
+        "../scripts/compute_influence.py"

@@ -1,0 +1,115 @@
+# in:  results/<dataset>/model.safetensors, influence.parquet
+# out: results/<dataset>/attack/<objective>/radius=<C>/: trajectories by seed and block, published models
+#      results/tables/attack_success, table1; results/metrics.json
+
+ATTACK_INPUT = dict(
+    features=lambda w: features(w.dataset, "features.npy"),
+    split=rules.split_data.output.split,
+    model=rules.train_model.output.model,
+    metadata=rules.train_model.output.metadata,
+)
+
+
+rule select_targets:
+    input:
+        influence=rules.compute_influence.output.influence,
+    output:
+        targets=f"{RESULTS}/{{dataset}}/attack/targets/block={{block}}.parquet",
+    params:
+        code=code_of("select_targets"),
+        # Of the number of targets only what concerns this block, so that more targets leave it alone.
+        cfg=lambda w: {**slice_of("seed", "attack.ranks"), **block_places(int(w.block))},
+    log:
+        f"logs/select_targets/{RESULTS}/{{dataset}}/block={{block}}.log",
+    benchmark:
+        f"benchmarks/select_targets/{RESULTS}/{{dataset}}/block={{block}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    script:
+        "../scripts/select_targets.py"
+
+
+rule attack:
+    input:
+        **ATTACK_INPUT,
+        targets=rules.select_targets.output.targets,
+    output:
+        trajectory=f"{attacks('{dataset}', '{objective}', '{radius}', '{seed}', '{block}')}.parquet",
+        candidates=f"{attacks('{dataset}', '{objective}', '{radius}', '{seed}', '{block}')}.candidates.parquet",
+        models=f"{attacks('{dataset}', '{objective}', '{radius}', '{seed}', '{block}')}.candidates.safetensors",
+    params:
+        code=code_of("attack"),
+        cfg=lambda w: {
+            **calculator_settings(w.dataset),
+            **slice_of("seed", *[f"attack.{key}" for key in ATTACK_KEYS]),
+        },
+    log:
+        f"logs/attack/{attacks('{dataset}', '{objective}', '{radius}', '{seed}', '{block}')}.log",
+    benchmark:
+        f"benchmarks/attack/{attacks('{dataset}', '{objective}', '{radius}', '{seed}', '{block}')}.tsv"
+    threads: 2
+    resources:
+        mem_mb=int(1000 * ATTACK["memory_gb"] + 3000),
+        gpu=int(ATTACK["device"] != "cpu"),
+    script:
+        "../scripts/attack.py"
+
+
+rule publish_attacks:
+    input:
+        **ATTACK_INPUT,
+        targets=expand(rules.select_targets.output.targets, block=BLOCKS, allow_missing=True),
+        candidates=expand(rules.attack.output.candidates, seed=SEEDS, block=BLOCKS, allow_missing=True),
+        models=expand(rules.attack.output.models, seed=SEEDS, block=BLOCKS, allow_missing=True),
+    output:
+        published=f"{RESULTS}/{{dataset}}/attack/{{objective}}/radius={{radius}}/published.parquet",
+        models=f"{RESULTS}/{{dataset}}/attack/{{objective}}/radius={{radius}}/published.safetensors",
+    params:
+        code=code_of("publish_attacks"),
+        cfg=lambda w: {
+            **calculator_settings(w.dataset),
+            **slice_of("attack.accuracy_budget", "attack.seeds"),
+        },
+    log:
+        f"logs/publish_attacks/{RESULTS}/{{dataset}}/{{objective}}/radius={{radius}}.log",
+    benchmark:
+        f"benchmarks/publish_attacks/{RESULTS}/{{dataset}}/{{objective}}/radius={{radius}}.tsv"
+    threads: 2
+    resources:
+        mem_mb=4000,
+    script:
+        "../scripts/publish_attacks.py"
+
+
+PUBLISHED = [
+    {"dataset": dataset, "objective": objective, "radius": radius}
+    for dataset in DATASETS
+    for objective in ATTACK["objectives"]
+    for radius in RADII
+]
+
+
+rule summarise_attacks:
+    input:
+        published=[rules.publish_attacks.output.published.format(**run) for run in PUBLISHED],
+        models=expand(rules.train_model.output.metadata, dataset=DATASETS),
+    output:
+        success=table("attack_success", title="Attack success"),
+        table1=table("table1", title="Table 1"),
+        metrics=reported(METRICS, "Tables", caption="metrics", title="Metrics"),
+    params:
+        code=code_of("summarise_attacks"),
+        cfg={
+            **slice_of("data.use", "influence.damping", "attack.accuracy_budget"),
+            "published": PUBLISHED,
+        },
+    log:
+        f"logs/summarise_attacks/{RESULTS}.log",
+    benchmark:
+        f"benchmarks/summarise_attacks/{RESULTS}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    script:
+        "../scripts/summarise_attacks.py"

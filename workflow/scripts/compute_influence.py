@@ -1,0 +1,38 @@
+"""Influence of every training sample at θ*, and the ranking that follows from it."""
+
+import pandas as pd
+import torch
+from snakemake.iocontainers import Snakemake
+
+from undue.calculus.influence import ranks
+from undue.run.job import job
+from undue.tables import write_table
+from undue.valuation.calculator import INFLUENCE_COLUMNS, load_setting
+
+snakemake: Snakemake  # put here by Snakemake
+
+with job(snakemake) as log:
+    cfg = snakemake.params.cfg
+    tolerance = cfg["influence"]["tolerance"]
+    setting = load_setting(
+        snakemake.input.features,
+        snakemake.input.split,
+        snakemake.input.model,
+        standardise=cfg["standardise"],
+        regularise_bias=cfg["model.regularise_bias"],
+        damping=cfg["influence"]["damping"],
+        rank_sign=cfg["influence"]["rank_sign"],
+        dtype=torch.float64,
+        device=torch.device("cpu"),
+    )
+    calculator, problem = setting.calculator, setting.calculator.problem
+    theta = setting.basis.to_basis(setting.theta)
+    train = calculator.at(theta)
+    columns = {"index": setting.train_index}
+    for suffix, half in (("", problem.shared), ("_pristine", problem.pristine)):
+        score, solution = calculator.score(train, half.at(theta), tolerance=tolerance)
+        solution.require(what="the influence solve", key="influence.tolerance")
+        columns[f"influence{suffix}"] = (calculator.rank_sign * score[:, 0]).numpy()
+        columns[f"rank{suffix}"] = ranks(score)[:, 0].numpy()
+        log.info("%d products, relative residual %.1e", solution.iterations, solution.residual)
+    write_table(snakemake.output.influence, INFLUENCE_COLUMNS, pd.DataFrame(columns))

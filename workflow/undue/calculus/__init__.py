@@ -1,0 +1,1 @@
+"""The one calculus under every experiment: losses, gradients, Hessian products, solves, influence."""

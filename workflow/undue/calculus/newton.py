@@ -1,0 +1,79 @@
+"""Minimising convex risks, many lanes at once, by damped Newton steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from undue.calculus.lanes import dot, norm
+from undue.calculus.objective import Objective
+from undue.calculus.solvers import conjugate_gradient
+
+# Sufficient decrease of the backtracking line search (Nocedal & Wright 2006, Eq. 3.6a).
+ARMIJO = 1e-4
+MAX_HALVINGS = 30
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where a minimisation ended.
+
+    Attributes:
+        theta: (d, k, L).
+        gradient_norm: ‖∇R(θ)‖ of each lane (L,).
+        steps: Newton steps taken.
+    """
+
+    theta: Tensor
+    gradient_norm: Tensor
+    steps: int
+
+
+def newton(
+    objective: Objective, start: Tensor, *, moments: Tensor, gradient_norm: float, max_steps: int = 100
+) -> Minimum:
+    """Minimise a convex objective of every lane until ‖∇R‖ ≤ `gradient_norm`.
+
+    Each step solves H s = −∇R by conjugate gradients to a tolerance that tightens with the gradient
+    (Nocedal & Wright 2006, Alg. 7.1) and halves the step until R has decreased enough. Lanes that
+    have arrived stand still.
+
+    Args:
+        objective: what to minimise.
+        start: where to begin (d, k, L).
+        moments: mean squares of the features (d,), for the preconditioner.
+        gradient_norm: ‖∇R‖ to reach.
+        max_steps: give up after so many steps; the result then says so by its gradient norm.
+    """
+    point = objective.risk.at(start)
+    value = objective.value(point)
+    gradient = objective.gradient(point)
+    size = norm(gradient)
+    steps = 0
+    while steps < max_steps and bool((size > gradient_norm).any()):
+        active = size > gradient_norm
+        solution = conjugate_gradient(
+            objective.hessian(point),
+            -gradient * active,
+            tolerance=torch.clamp(torch.sqrt(size), max=0.1),
+            preconditioner=objective.preconditioner(point, moments),
+        )
+        direction = solution.x
+        slope = dot(gradient, direction)
+        length = active.to(value.dtype)
+        for _ in range(MAX_HALVINGS):
+            trial = objective.risk.at(point.theta + length * direction)
+            trial_value = objective.value(trial)
+            # Near the minimum the decrease drowns in rounding: allow for it.
+            slack = 4 * torch.finfo(value.dtype).eps * value.abs()
+            short = trial_value > value + ARMIJO * length * slope + slack
+            if not bool(short.any()):
+                break
+            length = torch.where(short, length / 2, length)
+        point, value = trial, trial_value
+        gradient = objective.gradient(point)
+        size = norm(gradient)
+        steps += 1
+    return Minimum(point.theta, size, steps)

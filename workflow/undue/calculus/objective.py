@@ -1,0 +1,69 @@
+"""The regularised risk R(θ) = Σ w_i ℓ_i(θ) + (λ/2)‖θ‖² and its damped Hessian H_δ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from undue.calculus.lanes import dot
+from undue.calculus.linear import LinearPoint, LinearRisk
+from undue.calculus.solvers import Operator
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a model is trained on.
+
+    Args:
+        risk: the data losses.
+        l2: λ ≥ 0, one number or one per lane (L,).
+        weights: w, (n,) or (n, L); 1/n for every sample if not given.
+        regularise_bias: whether λ applies to the last feature's parameters, the bias, too.
+    """
+
+    risk: LinearRisk
+    l2: float | Tensor
+    weights: Tensor = field(default=None)  # type: ignore[assignment]  # set below
+    regularise_bias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.weights is None:
+            n = self.risk.samples
+            object.__setattr__(self, "weights", self.risk.x.new_full((n,), 1 / n))
+
+    def ridge(self) -> Tensor:
+        """λ of each feature's parameters, (d, 1, 1) or (d, 1, L)."""
+        l2 = torch.as_tensor(self.l2, dtype=self.risk.x.dtype, device=self.risk.x.device)
+        ridge = l2.expand(self.risk.shape[0], 1, l2.numel()).clone()
+        if not self.regularise_bias:
+            ridge[-1] = 0
+        return ridge
+
+    def value(self, point: LinearPoint) -> Tensor:
+        """R(θ) of each lane (L,)."""
+        weights = self.weights if self.weights.dim() == 2 else self.weights[:, None]
+        return dot(weights, point.losses()) + dot(self.ridge() * point.theta, point.theta) / 2
+
+    def gradient(self, point: LinearPoint) -> Tensor:
+        """∇R(θ) (d, k, L)."""
+        return point.grad(self.weights) + self.ridge() * point.theta
+
+    def hessian(self, point: LinearPoint, damping: float = 0.0) -> Operator:
+        """v ↦ H_δ v on vectors (d, k, L), H_δ = Σ w_i ∇²ℓ_i + λ + δ."""
+        diagonal = self.ridge() + damping
+
+        def product(v: Tensor) -> Tensor:
+            return point.hvp(v, self.weights).addcmul_(v, diagonal)
+
+        return product
+
+    def preconditioner(self, point: LinearPoint, moments: Tensor, damping: float = 0.0) -> Tensor:
+        """An approximation of the diagonal of H_δ (d, k, L), to divide residuals by.
+
+        Takes features and curvature as independent: moments (d,), the mean squares of the features,
+        times each output's mean curvature. Good where the features are uncorrelated, see `Eigenbasis`.
+        """
+        curvature = point.mean_curvature(self.weights)
+        return moments.to(curvature)[:, None, None] * curvature + self.ridge() + damping

@@ -1,0 +1,77 @@
+"""Stratified splits: every class is shared out in proportion, whatever its size."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from undue.tables import INT, TEXT, Columns
+
+TRAIN, SHARED, PRISTINE = "train", "shared", "pristine"
+
+SPLIT_COLUMNS: Columns = {
+    "index": (INT, "sample, a row of samples.parquet"),
+    "label": (INT, "class number"),
+    "part": (TEXT, "train, shared (the test half the attacker sees) or pristine (the half for judging)"),
+}
+
+
+def split(labels: np.ndarray, official: np.ndarray, *, test_fraction: float, seed: int) -> np.ndarray:
+    """Which part each sample belongs to.
+
+    The test set is the official one if there is one, else a stratified share of the samples. It is
+    halved, class ratios kept: the attacker sees the `shared` half, the `pristine` half is for
+    judging (Yadav et al. 2024, §6.1).
+
+    Args:
+        labels: class of each sample (n,).
+        official: "train", "test" or "" for each sample (n,); "" everywhere means no official split.
+        test_fraction: share of the samples to test on where there is no official split.
+        seed: of the draw.
+
+    Returns:
+        "train", "shared" or "pristine" for each sample (n,).
+    """
+    generator = np.random.default_rng(seed)
+    if (official == "").all():
+        test = stratified_share(labels, math.ceil(test_fraction * len(labels)), generator)
+    else:
+        test = official == "test"
+    part = np.full(len(labels), TRAIN, dtype=object)
+    members = np.flatnonzero(test)
+    shared = stratified_share(labels[members], (len(members) + 1) // 2, generator)
+    part[members] = np.where(shared, SHARED, PRISTINE)
+    return part
+
+
+def stratified_share(labels: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Choose `count` samples at random so that each class gives its share, rounded down or up.
+
+    Who rounds up is decided as in Webster's method of apportionment: the class that giving one more
+    sample distorts least, so that a class of one sample is left alone while others can give.
+
+    Returns:
+        Whether each sample was chosen (n,).
+    """
+    chosen = np.zeros(len(labels), dtype=bool)
+    spare: list[tuple[float, float, int]] = []
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        given, remainder = divmod(count * len(members), len(labels))
+        chosen[members[:given]] = True
+        if remainder:
+            # Equal claims in random order.
+            spare.append(((given + 0.5) / len(members), generator.random(), members[given]))
+    for _, _, member in sorted(spare)[: count - int(chosen.sum())]:
+        chosen[member] = True
+    return chosen
+
+
+def stratified_folds(labels: np.ndarray, folds: int, generator: np.random.Generator) -> np.ndarray:
+    """A fold number for each sample (n,); sizes, and each class in them, differ by at most one."""
+    order = generator.permutation(len(labels))
+    fold = np.empty(len(labels), dtype=np.int64)
+    # Dealing out the samples class by class keeps both the classes and the folds even.
+    fold[order[np.argsort(labels[order], kind="stable")]] = np.arange(len(labels)) % folds
+    return fold

@@ -1,0 +1,21 @@
+"""Named random streams: every random number comes from the config's one seed and a name for its purpose."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+def stream(seed: int, *name: str | int) -> np.random.Generator:
+    """A generator that depends on the root seed and the name alone.
+
+    Streams of different names are independent, so that adding a target, a radius or a start
+    never changes the numbers that another one draws.
+
+    Args:
+        seed: the config's root seed.
+        name: what the numbers are for, e.g. `("start", 3, "target", 17)`.
+    """
+    digest = hashlib.sha256(repr((seed, *name)).encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))

@@ -1,0 +1,1 @@
+"""What a workflow run needs around the science: configuration, code fingerprints, jobs."""

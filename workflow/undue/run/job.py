@@ -1,0 +1,82 @@
+"""What every script does around its work: logging, threads, readable failures."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from undue.errors import UserError
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[logging.Logger]:
+    """Run a script's work: log to the rule's log file and to the terminal, use the rule's threads.
+
+    A `UserError` is printed without a traceback and ends the script with status 1; anything else
+    is a defect and is logged with its traceback.
+
+    Args:
+        snakemake: the object that Snakemake gives to scripts.
+    """
+    log = Path(snakemake.log[0])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    described = " ".join(f"{key}={value}" for key, value in snakemake.wildcards.items())
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=[logging.FileHandler(log, mode="w", encoding="utf-8"), _terminal(snakemake.rule, described)],
+        force=True,
+    )
+    logger = logging.getLogger(snakemake.rule)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(snakemake.threads)
+    try:
+        yield logger
+    except UserError as error:
+        logger.error("%s", error)
+        sys.exit(1)
+    except Exception:
+        logger.exception("%s failed", snakemake.rule)
+        sys.exit(1)
+
+
+def _terminal(rule: str, described: str) -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    label = f"{rule} [{described}]" if described else rule
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {label}: %(message)s", datefmt="%H:%M:%S"))
+    return handler
+
+
+class Progress:
+    """Log lines with count, rate and time left for long work, at most one every five seconds."""
+
+    def __init__(self, logger: logging.Logger, total: int, unit: str) -> None:
+        self._logger, self._total, self._unit = logger, total, unit
+        self._start = self._last = time.monotonic()
+
+    def update(self, done: int, note: str = "") -> None:
+        """Say that `done` of the total are finished; `note` is added to the line."""
+        now = time.monotonic()
+        if now - self._last < SECONDS_BETWEEN_LINES and done < self._total:
+            return
+        self._last = now
+        elapsed = max(now - self._start, 1e-9)
+        rate = done / elapsed
+        left = (self._total - done) / rate if rate else float("inf")
+        self._logger.info(
+            "%d/%d %s, %.3g/s, %.0f s left%s",
+            done,
+            self._total,
+            self._unit,
+            rate,
+            left,
+            f", {note}" if note else "",
+        )

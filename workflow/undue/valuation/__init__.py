@@ -1,0 +1,1 @@
+"""Data valuation: targets, the attack on their influence ranks, and its evaluation."""
