@@ -26,7 +26,7 @@ endif
 export PYTHON PIP_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help environment reproduce test test-fast lint format lock clean
+.PHONY: help environment reproduce report test test-fast lint format lock clean
 
 help:  ## this list
 	@echo "Targets:"
@@ -43,6 +43,9 @@ reproduce: environment  ## run the pipeline: tables and figures
 	@echo
 	@echo "Tables:  $(RESULTS)/tables/"
 	@echo "Figures: $(RESULTS)/figures/"
+
+report: environment  ## one HTML file with all figures, tables and how they were made
+	$(SNAKEMAKE) $(if $(OVERLAY),--configfile $(OVERLAY)) --report report$(PRESET:%=-%).html
 
 test: lint  ## everything: style, types, workflow lint, all tests
 	$(PYTEST) -n auto --dist loadfile $(ARGS)
@@ -71,6 +74,8 @@ lock: environment  ## resolve envs/requirements.in anew (then run make test)
 	@{ grep '^#' envs/requirements.txt; \
 	   grep -vE "^(nvidia-|cuda-|triton==)|sys_platform == 'win32'" .venv/resolved.txt; } > .venv/requirements.txt
 	@mv .venv/requirements.txt envs/requirements.txt
+	@sh envs/conda.sh > .venv/conda.yaml
+	@mv .venv/conda.yaml envs/conda.yaml
 
 clean:  ## remove the environment and caches; data and results stay
 	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache build workflow/*.egg-info

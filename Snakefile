@@ -16,6 +16,7 @@ rule all:
     input:
         FIGURES,
         TABLES,
+        TRAJECTORIES,
         METRICS,
 
 

@@ -100,7 +100,7 @@ def exact_hessian(calculator: Calculator, theta: Tensor) -> Tensor:
     def mean(parameters: Tensor) -> Tensor:
         return losses(risk)(parameters).mean()
 
-    hessian = torch.func.hessian(mean)(theta).reshape(theta.numel(), -1)
+    hessian: Tensor = torch.func.hessian(mean)(theta).reshape(theta.numel(), -1)
     ridge = torch.full_like(theta, calculator.l2 + calculator.damping)
     if not calculator.regularise_bias:
         ridge[-1] = calculator.damping

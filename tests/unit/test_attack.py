@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from problems import LINKS, exact_influence, make_calculator, make_problem, make_theta, normal
 from torch import Tensor
 
-from problems import LINKS, exact_influence, make_calculator, make_problem, make_theta, normal
 from undue.calculus.basis import Eigenbasis
 from undue.calculus.lanes import norm
-from undue.calculus.linear import Link, Softmax
-from undue.calculus.solvers import conjugate_gradient
+from undue.calculus.linear import Link
+from undue.calculus.solvers import Solution, conjugate_gradient
 from undue.errors import UserError
 from undue.tables import write_table
 from undue.training import train
@@ -37,16 +39,20 @@ from undue.valuation.attack import (
     trajectory_table,
 )
 from undue.valuation.calculator import Calculator
-from undue.valuation.objectives import max_target, min_higher, min_topk, objective_weights
+from undue.valuation.objectives import Weights, max_target, min_higher, min_topk, objective_weights
 
 links = pytest.mark.parametrize("link", LINKS, ids=lambda link: type(link).__name__)
 signs = pytest.mark.parametrize("rank_sign", [1, -1])
 biases = pytest.mark.parametrize("regularise_bias", [True, False], ids=["bias", "no bias"])
 
-OBJECTIVES = {"max_target": max_target, "min_topk": partial(min_topk, top=5), "min_higher": min_higher}
+OBJECTIVES: dict[str, Weights] = {
+    "max_target": max_target,
+    "min_topk": partial(min_topk, top=5),
+    "min_higher": min_higher,
+}
 
 
-# The gradient ------------------------------------------------------------------------------------------------
+# The gradient -----------------------------------------------------------------------------------------------
 
 
 def gradient_of(calculator: Calculator, theta: Tensor, weights: Tensor) -> Gradient:
@@ -118,7 +124,7 @@ def test_the_second_solve_and_its_start() -> None:
     torch.testing.assert_close(warm.gradient, cold.gradient, rtol=1e-7, atol=1e-8)
 
 
-# Objectives --------------------------------------------------------------------------------------------------
+# Objectives -------------------------------------------------------------------------------------------------
 
 
 def plain_weights(name: str, score: list[float], target: int, top: int) -> list[float]:
@@ -177,7 +183,7 @@ def test_objectives_leave_scores_alone() -> None:
     assert torch.equal(score, before)
 
 
-# Starts, ball, optimiser -------------------------------------------------------------------------------------
+# Starts, ball, optimiser ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("radius", [0.05, 0.5, 3.0])
@@ -258,7 +264,7 @@ def test_adam_is_torchs(dtype: torch.dtype) -> None:
     torch.testing.assert_close(moved, expected, rtol=1e-7 if exact else 1e-4, atol=1e-9 if exact else 1e-5)
 
 
-# The attack --------------------------------------------------------------------------------------------------
+# The attack -------------------------------------------------------------------------------------------------
 
 LANES = [Lane(row, rate) for row in (2, 17, 31) for rate in (0.01, 0.1)]
 TARGETS = np.array([lane.row for lane in LANES])
@@ -285,6 +291,9 @@ def run(
 ) -> tuple[Trajectories, Candidates, Calculator, Eigenbasis, Tensor]:
     """Attack the small problem; also its calculator, basis and θ*."""
     lanes = LANES if lanes is None else lanes
+    if dtype == torch.float32:
+        # What single precision can reach on this problem.
+        plan = replace(plan, tolerance=max(plan.tolerance, 1e-4))
     problem = make_problem()
     theta = train(problem.train, l2=0.01, regularise_bias=True, gradient_norm=1e-9).theta
     basis = Eigenbasis.of(problem.train.x)
@@ -306,18 +315,21 @@ def reference(calculator: Calculator, theta: Tensor, begin: Tensor, lane: Lane, 
             calculator.rank_sign * exact_influence(calculator, parameter, half)
             for half in (problem.shared, problem.pristine)
         )
-        row = {"step": step, "distance": float((parameter - theta).norm() / theta.norm())}
+        at = parameter.detach()
+        row = {"step": step, "distance": float((at - theta).norm() / theta.norm())}
         for half, values in (("shared", score), ("pristine", pristine)):
             others = torch.cat([values[: lane.row], values[lane.row + 1 :]])
             row[f"rank_{half}"] = 1 + int((others >= values[lane.row]).sum())
             data = getattr(problem, half)
-            predicted = (data.x @ parameter).argmax(dim=1)
+            predicted = (data.x @ at).argmax(dim=1)
             row[f"accuracy_{half}"] = float((predicted == data.y).double().mean())
         weights = plan.weights(score.detach()[:, None], torch.tensor([lane.row]))[:, 0]
         objective = (weights * score).sum()
-        row["objective"] = float(objective)
+        row["objective"] = objective.item()
         rows.append(row)
-        optimiser.param_groups[0]["lr"] = lane.learning_rate * (0.1 if step >= plan.drop_at * plan.steps else 1)
+        optimiser.param_groups[0]["lr"] = lane.learning_rate * (
+            0.1 if step >= plan.drop_at * plan.steps else 1
+        )
         (parameter.grad,) = torch.autograd.grad(objective, parameter)
         optimiser.step()
         with torch.no_grad():
@@ -342,7 +354,9 @@ def test_the_attack_is_the_plain_loop(name: str, rank_sign: int) -> None:
         np.testing.assert_allclose(found.objective[:-1, number], expected["objective"][:-1], rtol=1e-5)
         assert found.rank_shared[:, number].tolist() == expected["rank_shared"].tolist()
         monitored = [0, 5, 10, 12]
-        assert found.rank_pristine[monitored, number].tolist() == expected["rank_pristine"][monitored].tolist()
+        assert (
+            found.rank_pristine[monitored, number].tolist() == expected["rank_pristine"][monitored].tolist()
+        )
 
 
 def test_trajectories_have_every_iterate_of_every_lane() -> None:
@@ -356,8 +370,9 @@ def test_trajectories_have_every_iterate_of_every_lane() -> None:
     assert found.valid.all()
     assert (found.residual <= PLAN.tolerance).all()
     assert (found.iterations[:-1] > found.iterations[-1:] / 2).all()
-    assert ((found.rank_pristine > 0).all(axis=1)).nonzero()[0].tolist() == [0, 5, 10, 12]
-    assert ((found.rank_pristine == 0).all(axis=1)).sum() == 9
+    monitored = found.rank_pristine > 0
+    assert np.flatnonzero(monitored.all(axis=1)).tolist() == [0, 5, 10, 12]
+    assert np.flatnonzero(monitored.any(axis=1)).tolist() == [0, 5, 10, 12]
 
 
 def test_the_attack_lowers_its_objective_and_raises_its_targets() -> None:
@@ -505,11 +520,11 @@ def test_a_lane_that_turns_invalid_loses_its_earlier_candidates(monkeypatch: pyt
     """The third step's solves are cut short: what was reached before does not count either."""
     calls = 0
 
-    def tiring(*args: object, **options: object) -> object:
+    def tiring(*args: Any, **options: Any) -> Solution:
         nonlocal calls
         calls += 1
         limit = {"max_iterations": 1} if calls > 8 else {}
-        return conjugate_gradient(*args, **options, **limit)  # type: ignore[arg-type]
+        return conjugate_gradient(*args, **(options | limit))
 
     monkeypatch.setattr(calculator_module, "conjugate_gradient", tiring)
     monkeypatch.setattr("undue.valuation.attack.INVALID_LANES_ALLOWED", 1.0)
@@ -520,7 +535,19 @@ def test_a_lane_that_turns_invalid_loses_its_earlier_candidates(monkeypatch: pyt
     assert candidates.theta.shape == (0, 5, 3)
 
 
-def test_tables_hold_what_the_arrays_do(tmp_path: object) -> None:
+def test_the_second_solve_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missed(*args: Any, **options: Any) -> Gradient:
+        gradient = attack_gradient(*args, **options)
+        return replace(gradient, solution=replace(gradient.solution, residual=torch.full((6,), 0.5)))
+
+    monkeypatch.setattr("undue.valuation.attack.attack_gradient", missed)
+    monkeypatch.setattr("undue.valuation.attack.INVALID_LANES_ALLOWED", 1.0)
+    found = run()[0]
+    assert not found.valid.any()
+    assert (found.residual[:-1] == 0.5).all()
+
+
+def test_tables_hold_what_the_arrays_do(tmp_path: Path) -> None:
     plan = replace(PLAN, ranks=(40,))
     found, candidates, *_ = run(plan)
     sample = 100 + TARGETS
@@ -539,9 +566,5 @@ def test_tables_hold_what_the_arrays_do(tmp_path: object) -> None:
     assert (merged["accuracy_shared"] == merged["accuracy_shared_of_step"]).all()
     assert (merged["rank_shared"] <= 40).all()
     assert kept["theta"].tolist() == list(range(len(kept)))
-    write_table(f"{tmp_path}/trajectory.parquet", TRAJECTORY_COLUMNS, table)
-    write_table(f"{tmp_path}/candidates.parquet", CANDIDATE_COLUMNS, kept)
-
-
-def test_softmax_is_what_the_small_problem_uses() -> None:
-    assert isinstance(make_problem().train.link, Softmax)
+    write_table(tmp_path / "trajectory.parquet", TRAJECTORY_COLUMNS, table)
+    write_table(tmp_path / "candidates.parquet", CANDIDATE_COLUMNS, kept)

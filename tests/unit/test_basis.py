@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from problems import LINKS, exact_influence, make_calculator, make_problem, make_risk, make_theta, normal
+
 from undue.calculus.basis import Eigenbasis
 from undue.calculus.linear import Link, Softmax
 

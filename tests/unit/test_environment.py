@@ -90,12 +90,12 @@ def test_the_environment_is_the_locks(name: str) -> None:
     assert Version(installed).public == locked(LOCK[name])
 
 
-@pytest.mark.parametrize("name", ["cpu", "cuda"])
-def test_conda_files_take_the_same_lock(name: str) -> None:
-    content = yaml.safe_load((ROOT / "envs" / f"{name}.yaml").read_text(encoding="utf-8"))
-    (pip,) = [one["pip"] for one in content["dependencies"] if isinstance(one, dict)]
-    assert pip == ["-r requirements.txt"]
-    assert (ROOT / "envs" / "requirements.txt").exists()
+def test_the_conda_file_is_the_lock() -> None:
+    made = subprocess.run(["sh", ROOT / "envs" / "conda.sh"], check=True, capture_output=True, text=True)
+    text = (ROOT / "envs" / "conda.yaml").read_text(encoding="utf-8")
+    assert text == made.stdout
+    (pip,) = [one["pip"] for one in yaml.safe_load(text)["dependencies"] if isinstance(one, dict)]
+    assert {canonicalize_name(Requirement(line).name) for line in pip} == set(LOCK)
 
 
 # make -------------------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from problems import LINKS, exact_influence, make_calculator, make_problem, make_theta, normal
 from torch import Tensor
 
-from problems import LINKS, exact_influence, make_calculator, make_problem, make_theta, normal
 from undue.calculus.basis import Eigenbasis
 from undue.calculus.influence import influence, rank_of, ranks
 from undue.calculus.linear import Link

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from problems import LINKS, loss, losses, make_risk, make_theta, normal
 from torch import Tensor
 from torch.func import grad, hessian, jacrev
 
-from problems import LINKS, loss, losses, make_risk, make_theta, normal
 from undue.calculus import linear
 from undue.calculus.linear import LinearPoint, LinearRisk, Link, Logistic, SmoothHinge, Softmax
 
@@ -114,10 +114,8 @@ def test_mean_curvature(link: Link, weighting: str) -> None:
 
     expected = torch.stack(
         [
-            sum(
-                lane(w, i)[row] * in_outputs(risk.x[row] @ theta[..., i], risk.y[row])
-                for row in range(risk.samples)
-            )
+            lane(w, i)
+            @ torch.stack([in_outputs(z, y) for z, y in zip(risk.x @ theta[..., i], risk.y, strict=True)])
             for i in range(LANES)
         ],
         dim=1,
@@ -132,7 +130,8 @@ def test_input_grad_dots(link: Link) -> None:
 
     def of_input(i: int, y: Tensor) -> Callable[[Tensor], Tensor]:
         def dots(x: Tensor) -> Tensor:
-            return (grad(lambda parameters: loss(link, x @ parameters, y))(theta[..., i]) * v[..., i]).sum()
+            gradient: Tensor = grad(lambda parameters: loss(link, x @ parameters, y))(theta[..., i])
+            return (gradient * v[..., i]).sum()
 
         return dots
 

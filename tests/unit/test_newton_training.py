@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
+from problems import LINKS, losses, make_risk, make_theta
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.func import grad
 
-from problems import LINKS, losses, make_risk, make_theta
 from undue.calculus.linear import LinearRisk, Link, Logistic, Softmax
 from undue.calculus.newton import Minimum, newton
 from undue.calculus.objective import Objective
@@ -191,7 +191,7 @@ def test_a_gradient_norm_out_of_reach() -> None:
 def test_features_that_are_not_numbers_are_no_minimum() -> None:
     risk = make_risk(Softmax())
     risk.x[3, 1] = torch.inf
-    with pytest.raises((UserError, torch.linalg.LinAlgError)):
+    with pytest.raises(RuntimeError, match="eigh"):
         train(risk, l2=0.01, regularise_bias=True, gradient_norm=1e-9)
 
 
@@ -279,7 +279,8 @@ def test_the_published_recipe_is_plain_sgd() -> None:
         for first in range(0, 50, 16):
             rows = order[first : first + 16]
             optimiser.zero_grad()
-            torch.nn.functional.cross_entropy(model(risk.x[rows, :-1]), risk.y[rows]).backward()
+            loss = torch.nn.functional.cross_entropy(model(risk.x[rows, :-1]), risk.y[rows])
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     expected = torch.cat([model.weight.T, model.bias[None]]).detach()
     assert theta.shape == (4, 3, 1)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from problems import LINKS, losses, make_risk, make_theta, normal
 from torch import Tensor
 from torch.func import grad, hessian
 
-from problems import LINKS, losses, make_risk, make_theta, normal
 from undue.calculus.linear import LinearRisk, Link, Softmax
 from undue.calculus.objective import Objective
 from undue.calculus.solvers import dense_matrix

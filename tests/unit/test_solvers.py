@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from problems import normal
 from torch import Tensor
 
-from problems import normal
 from undue.calculus.solvers import Operator, Solution, conjugate_gradient, dense, dense_matrix
 from undue.errors import UserError
 
@@ -16,7 +16,7 @@ SIZE = 18
 
 def positive(lanes: int, *, condition: float = 100.0, seed: int = 0) -> Tensor:
     """Positive definite matrices (lanes, 18, 18) of a condition number."""
-    vectors = torch.linalg.qr(normal(lanes, SIZE, SIZE, seed=seed)).Q
+    vectors: Tensor = torch.linalg.qr(normal(lanes, SIZE, SIZE, seed=seed)).Q
     values = torch.logspace(0, torch.log10(torch.tensor(condition)).item(), SIZE, dtype=torch.float64)
     return vectors @ torch.diag(values) @ vectors.mT
 
@@ -32,14 +32,15 @@ def operator_of(matrices: Tensor) -> Operator:
 
 def solved(matrices: Tensor, b: Tensor) -> Tensor:
     """The exact solution of every lane."""
-    x = torch.linalg.solve(matrices, b.reshape(SIZE, -1).T[..., None])[..., 0]
+    x: Tensor = torch.linalg.solve(matrices, b.reshape(SIZE, -1).T[..., None])[..., 0]
     return x.T.reshape(b.shape)
 
 
 def true_residual(matrices: Tensor, b: Tensor, x: Tensor) -> Tensor:
     """‖b − Hx‖/‖b‖ of each lane."""
-    left = (b - operator_of(matrices)(x)).reshape(SIZE, -1)
-    return left.norm(dim=0) / b.reshape(SIZE, -1).norm(dim=0)
+    left: Tensor = (b - operator_of(matrices)(x)).reshape(SIZE, -1)
+    share: Tensor = left.norm(dim=0) / b.reshape(SIZE, -1).norm(dim=0)
+    return share
 
 
 def test_conjugate_gradient_solves() -> None:
@@ -175,6 +176,29 @@ def test_single_precision_keeps_its_word() -> None:
     assert bool((true_residual(matrices, b, solution.x) <= 1.1e-4).all())
 
 
+@pytest.mark.parametrize("condition", [1e2, 1e4])
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-12])
+def test_a_tolerance_beyond_the_precision_is_not_claimed(condition: float, tolerance: float) -> None:
+    """The recursive residual falls forever, the true one stops at about ε times the condition."""
+    exact, b = positive(3, condition=condition), normal(*SHAPE, 3, seed=1)
+    solution = conjugate_gradient(operator_of(exact.float()), b.float(), tolerance=tolerance)
+    true = true_residual(exact, b, solution.x.double())
+    assert bool((true[solution.converged] <= 1.2 * tolerance).all())
+    if tolerance <= 1e-8:
+        assert not solution.converged.any()
+    if tolerance >= condition * 1e-5:
+        assert bool(solution.converged.all())
+
+
+def test_a_lane_in_doubt_is_looked_at_alone() -> None:
+    matrices = torch.cat([positive(1, condition=3.0), positive(1, condition=1e6)]).float()
+    b = normal(*SHAPE, 2, seed=1).float()
+    together = conjugate_gradient(operator_of(matrices), b, tolerance=1e-4)
+    alone = conjugate_gradient(operator_of(matrices[:1]), b[..., :1], tolerance=1e-4)
+    assert together.converged.tolist() == [True, False]
+    torch.testing.assert_close(together.residual[:1], alone.residual, rtol=1e-3, atol=0)
+
+
 def test_dense_against_linear_algebra() -> None:
     matrices, b = positive(1), normal(*SHAPE, 1, seed=1)
     assert torch.equal(dense_matrix(operator_of(matrices), b), matrices[0])
@@ -192,7 +216,7 @@ def test_dense_refuses_several_lanes() -> None:
 
 
 def test_dense_refuses_a_matrix_that_is_not_positive_definite() -> None:
-    with pytest.raises(torch.linalg.LinAlgError):
+    with pytest.raises(RuntimeError, match="not positive-definite"):
         dense(operator_of(-positive(1)), normal(*SHAPE, 1, seed=1), tolerance=1e-8)
 
 

@@ -32,7 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "features": {"backbone": "none", "image_size": 6},
     "model": {"l2": 0.01},
     "attack": {
-        "radii": [0.2],
+        "radii": [0.8],
         "learning_rates": [0.1],
         "seeds": [0],
         "targets": 2,
@@ -128,8 +128,9 @@ class Tiny:
         return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
 
     def _computed(self) -> list[str]:
-        files = (path for folder in COMPUTED for path in (self.root / folder).rglob("*") if path.is_file())
-        return sorted(path.relative_to(self.root).as_posix() for path in files)
+        # Hidden files have no name yet: a killed job leaves them behind.
+        found = (path for folder in COMPUTED for path in (self.root / folder).rglob("[!.]*"))
+        return sorted(path.relative_to(self.root).as_posix() for path in found if path.is_file())
 
     def configure(self, change: Callable[[Config], None]) -> None:
         """Alter the content of config.yaml in place."""
@@ -156,8 +157,8 @@ class Tiny:
 
 
 def add_radius(config: Config) -> None:
-    """One radius more, which one attack job works on."""
-    config["attack"]["radii"] = [0.2, 0.8]
+    """One radius more, which one attack job works on; it succeeds, the other doesn't."""
+    config["attack"]["radii"] = [0.8, 0.2]
 
 
 def ran(output: str) -> dict[str, int]:
@@ -167,7 +168,7 @@ def ran(output: str) -> dict[str, int]:
 
 
 def pictures() -> bytes:
-    """A zip of three folders of noisy pictures, each a bit brighter in its own third: always the same bytes."""
+    """A zip of three folders of noisy pictures, each a bit brighter in its own third."""
     noise = np.random.default_rng(0)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -190,7 +191,8 @@ def fresh(folder: Path, snapshot: Path) -> Tiny:
     project.mirror.mkdir()
     (project.mirror / ARCHIVE).write_bytes(archive)
     digest = hashlib.sha256(archive).hexdigest()
-    project.append("data/registry.tsv", f"tiny\t1\t{ARCHIVE}\t{len(archive)}\t{digest}\tCC0\t{ARCHIVE}" + 4 * "\t" + "\n")
+    line = ["tiny", "1", ARCHIVE, str(len(archive)), digest, "CC0", ARCHIVE, "", "", "", ""]
+    project.append("data/registry.tsv", "\t".join(line) + "\n")
 
     def tiny(config: Config) -> None:
         for section, values in SETTINGS.items():

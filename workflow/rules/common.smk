@@ -1,4 +1,4 @@
-# What every rule file uses: the checked config, slices of it, code fingerprints, paths.
+# What all rules use: the checked config, slices of it, code fingerprints, paths.
 #
 # Nothing here runs a job. What a rule's job depends on is said in three places: its input files, its
 # params `code` (checksums of the script and all local modules it imports) and `cfg` (its slice of the
@@ -15,7 +15,7 @@ LIBRARY = str(Path(workflow.basedir) / "workflow")
 sys.path.insert(0, LIBRARY)
 # Threads that wait must not spin: on busy cores that slows jobs down several times.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [LIBRARY, os.environ.get("PYTHONPATH")]))
+os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [LIBRARY, os.environ.get("PYTHONPATH")])))
 
 from undue.data.registry import read_registry
 from undue.errors import UserError
@@ -26,14 +26,18 @@ from undue.run.sources import fingerprint
 try:
     CONFIG = validate(config)
     REGISTRY = read_registry(Path(workflow.basedir) / "data" / "registry.tsv")
+    DOWNLOADS = {name: f"data/downloads/{entry.file}" for name, entry in REGISTRY.items()}
+    # Data set → role → path: downloads for names of the registry, else the user's own.
+    FILES = {
+        dataset: {role: DOWNLOADS.get(file, file) for role, file in entry["files"].items()}
+        for dataset, entry in CONFIG["datasets"].items()
+    }
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = CONFIG["results"]
 DATASETS = CONFIG["data"]["use"]
 ATTACK = CONFIG["attack"]
-# Weights of each backbone, by name in the registry; pixels need none.
-WEIGHTS = {name: name for name in ("efficientnet_lite0", "resnet50", "resnet50_v2")}
 
 
 wildcard_constraints:
@@ -60,27 +64,16 @@ def definition(dataset):
     return CONFIG["datasets"][dataset]
 
 
-def downloaded(name):
-    """Where a file of the registry is downloaded to."""
-    return f"data/downloads/{REGISTRY[name].file}"
-
-
-def dataset_files(dataset):
-    """Role → path of a data set's files: downloads for names of the registry, else the user's own."""
-    files = definition(dataset)["files"]
-    return {role: downloaded(file) if file in REGISTRY else file for role, file in files.items()}
-
-
 def dataset_inputs(dataset):
-    """Those of a data set's files that are files; folders are fingerprinted instead, see `sources`."""
-    return [path for path in dataset_files(dataset).values() if not Path(path).is_dir()]
+    """Those of a data set's files that are files; folders are fingerprinted instead."""
+    return [path for path in FILES[dataset].values() if not Path(path).is_dir()]
 
 
 def dataset_settings(dataset):
     """What reading a data set depends on, but for the contents of its input files."""
     entry = definition(dataset)
     options = {key: entry[key] for key in ("features_key", "label_key", "split_key") if key in entry}
-    folders = {path: fingerprint(path) for path in dataset_files(dataset).values() if Path(path).is_dir()}
+    folders = {path: fingerprint(path) for path in FILES[dataset].values() if Path(path).is_dir()}
     return {"kind": entry["kind"], "options": options, "folders": folders}
 
 
@@ -96,15 +89,42 @@ def features(dataset, file):
     return f"data/features/{dataset}/{variant(dataset)}/{file}"
 
 
+def check_files(dataset):
+    """Refuse a data set whose own files aren't there, unless its features are made already."""
+    if Path(features(dataset, "features.npy")).exists():
+        return
+    for role, path in FILES[dataset].items():
+        if path in DOWNLOADS.values() or Path(path).exists():
+            continue
+        key = "path" if "path" in config["datasets"][dataset] else f"files.{role}"
+        error = UserError(
+            f"there is no file or folder {path}",
+            where=f"datasets.{dataset}.{key}",
+            remedy="give a path (a relative one begins in the project's folder) or a name of data/registry.tsv",
+        )
+        raise WorkflowError(str(error))
+
+
+for dataset in DATASETS:
+    check_files(dataset)
+
+
 def downloads():
     """All files of the registry that this run downloads."""
-    wanted = [path for dataset in DATASETS for path in dataset_files(dataset).values()]
-    wanted += [downloaded(WEIGHTS[b]) for b in map(backbone, DATASETS) if b in WEIGHTS]
-    return sorted({path for path in wanted if path.startswith("data/downloads/")})
+    wanted = [path for dataset in DATASETS for path in FILES[dataset].values()]
+    wanted += [path for dataset in DATASETS for path in weights_of(dataset)]
+    return sorted({path for path in wanted if path in DOWNLOADS.values()})
 
 
 def backbone(dataset):
+    """The name of a data set's backbone."""
     return definition(dataset)["features"]["backbone"]
+
+
+def weights_of(dataset):
+    """The downloaded weights of a data set's backbone; pixels need none."""
+    name = backbone(dataset)
+    return [] if name == "none" else [DOWNLOADS[name]]
 
 
 def attacks(dataset, objective, radius, seed, block):
@@ -112,7 +132,7 @@ def attacks(dataset, objective, radius, seed, block):
     return f"{RESULTS}/{dataset}/attack/{objective}/radius={radius}/seed={seed}/block={block}"
 
 
-RADII = [f"{radius:g}" for radius in ATTACK["radii"]]
+RADII = [str(radius) for radius in ATTACK["radii"]]
 SEEDS = ATTACK["seeds"]
 BLOCKS = range(-(-ATTACK["targets"] // ATTACK["targets_per_block"]))
 # What an attack job reads of the section `attack`; the rest says which jobs there are.
@@ -145,6 +165,14 @@ def table_files(name):
     return [f"{RESULTS}/tables/{name}.{suffix}" for suffix in ("parquet", "csv", "md")]
 
 
+TRAJECTORIES = [
+    f"{attacks(dataset, objective, radius, seed, block)}.parquet"
+    for dataset in DATASETS
+    for objective in ATTACK["objectives"]
+    for radius in RADII
+    for seed in SEEDS
+    for block in BLOCKS
+]
 FIGURES = [
     path
     for name in ["figure4", *[f"top_ranked_{dataset}" for dataset in DATASETS]]

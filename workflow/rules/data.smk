@@ -5,15 +5,17 @@
 rule download:
     output:
         "data/downloads/{file}",
-    params:
-        code=code_of("download"),
-        cfg=lambda w: next((vars(entry) for entry in REGISTRY.values() if entry.file == w.file), None),
     log:
         "logs/download/{file}.log",
     benchmark:
         "benchmarks/download/{file}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: 1
     resources:
         mem_mb=500,
+    params:
+        code=code_of("download"),
+        cfg=lambda w: next((vars(entry) for entry in REGISTRY.values() if entry.file == w.file), None),
     script:
         "../scripts/download.py"

@@ -2,31 +2,28 @@
 # out: data/features/<dataset>/<backbone>/features.npy (samples, d), samples.parquet, features.json
 
 
-def weights_of(w):
-    name = backbone(w.dataset)
-    return [downloaded(WEIGHTS[name])] if name in WEIGHTS else []
-
-
 rule extract_features:
     input:
         files=lambda w: dataset_inputs(w.dataset),
-        weights=weights_of,
+        weights=lambda w: weights_of(w.dataset),
     output:
         features="data/features/{dataset}/{variant}/features.npy",
         samples="data/features/{dataset}/{variant}/samples.parquet",
         metadata="data/features/{dataset}/{variant}/features.json",
-    params:
-        code=code_of("extract_features"),
-        cfg=lambda w: {**dataset_settings(w.dataset), **definition(w.dataset)["features"]},
-        paths=lambda w: dataset_files(w.dataset),
     log:
         "logs/extract_features/{dataset}/{variant}.log",
     benchmark:
         "benchmarks/extract_features/{dataset}/{variant}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: 2
     resources:
         mem_mb=4000,
         # Used if there is one; on a cluster, features.device: cpu asks for none.
         gpu=lambda w: int(definition(w.dataset)["features"]["device"] != "cpu"),
+    params:
+        code=code_of("extract_features"),
+        cfg=lambda w: {**dataset_settings(w.dataset), **definition(w.dataset)["features"]},
+        paths=lambda w: FILES[w.dataset],
     script:
         "../scripts/extract_features.py"

@@ -7,16 +7,18 @@ rule plot_attack_success:
         success=f"{RESULTS}/tables/attack_success.parquet",
     output:
         figure("figure4", caption="figure4", title="Figure 4: success against accuracy"),
-    params:
-        code=code_of("plot_attack_success"),
-        cfg=slice_of("figures.dpi", "attack.accuracy_budget"),
     log:
         f"logs/plot_attack_success/{RESULTS}.log",
     benchmark:
         f"benchmarks/plot_attack_success/{RESULTS}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: 1
     resources:
         mem_mb=1000,
+    params:
+        code=code_of("plot_attack_success"),
+        cfg=slice_of("figures.dpi", "attack.accuracy_budget"),
     script:
         "../scripts/plot_attack_success.py"
 
@@ -40,6 +42,15 @@ rule plot_top_ranked:
         ),
     output:
         figure("top_ranked_{dataset}", caption="top_ranked", title="Top ranks of {dataset}"),
+    log:
+        f"logs/plot_top_ranked/{RESULTS}/{{dataset}}.log",
+    benchmark:
+        f"benchmarks/plot_top_ranked/{RESULTS}/{{dataset}}.tsv"
+    conda:
+        "../../envs/conda.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
     params:
         code=code_of("plot_top_ranked"),
         cfg=lambda w: {
@@ -47,13 +58,6 @@ rule plot_top_ranked:
             **calculator_settings(w.dataset),
             **slice_of("figures", "attack.radii"),
         },
-        paths=lambda w: dataset_files(w.dataset),
-    log:
-        f"logs/plot_top_ranked/{RESULTS}/{{dataset}}.log",
-    benchmark:
-        f"benchmarks/plot_top_ranked/{RESULTS}/{{dataset}}.tsv"
-    threads: 1
-    resources:
-        mem_mb=2000,
+        paths=lambda w: FILES[w.dataset],
     script:
         "../scripts/plot_top_ranked.py"

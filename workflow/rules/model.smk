@@ -7,16 +7,18 @@ rule split_data:
         samples=lambda w: features(w.dataset, "samples.parquet"),
     output:
         split=f"{RESULTS}/{{dataset}}/split.parquet",
-    params:
-        code=code_of("split_data"),
-        cfg=slice_of("split"),
     log:
         f"logs/split_data/{RESULTS}/{{dataset}}.log",
     benchmark:
         f"benchmarks/split_data/{RESULTS}/{{dataset}}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: 1
     resources:
         mem_mb=1000,
+    params:
+        code=code_of("split_data"),
+        cfg=slice_of("split"),
     script:
         "../scripts/split_data.py"
 
@@ -28,19 +30,21 @@ rule train_model:
     output:
         model=f"{RESULTS}/{{dataset}}/model.safetensors",
         metadata=f"{RESULTS}/{{dataset}}/model.json",
+    log:
+        f"logs/train_model/{RESULTS}/{{dataset}}.log",
+    benchmark:
+        f"benchmarks/train_model/{RESULTS}/{{dataset}}.tsv"
+    conda:
+        "../../envs/conda.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
     params:
         code=code_of("train_model"),
         cfg=lambda w: {
             **slice_of("seed", "model"),
             "standardise": definition(w.dataset)["features"]["standardise"],
         },
-    log:
-        f"logs/train_model/{RESULTS}/{{dataset}}.log",
-    benchmark:
-        f"benchmarks/train_model/{RESULTS}/{{dataset}}.tsv"
-    threads: 2
-    resources:
-        mem_mb=4000,
     script:
         "../scripts/train_model.py"
 
@@ -53,15 +57,17 @@ rule compute_influence:
         metadata=rules.train_model.output.metadata,
     output:
         influence=f"{RESULTS}/{{dataset}}/influence.parquet",
-    params:
-        code=code_of("compute_influence"),
-        cfg=lambda w: calculator_settings(w.dataset),
     log:
         f"logs/compute_influence/{RESULTS}/{{dataset}}.log",
     benchmark:
         f"benchmarks/compute_influence/{RESULTS}/{{dataset}}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: 2
     resources:
         mem_mb=4000,
+    params:
+        code=code_of("compute_influence"),
+        cfg=lambda w: calculator_settings(w.dataset),
     script:
         "../scripts/compute_influence.py"

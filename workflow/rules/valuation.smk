@@ -15,17 +15,19 @@ rule select_targets:
         influence=rules.compute_influence.output.influence,
     output:
         targets=f"{RESULTS}/{{dataset}}/attack/targets/block={{block}}.parquet",
-    params:
-        code=code_of("select_targets"),
-        # Of the number of targets only what concerns this block, so that more targets leave it alone.
-        cfg=lambda w: {**slice_of("seed", "attack.ranks"), **block_places(int(w.block))},
     log:
         f"logs/select_targets/{RESULTS}/{{dataset}}/block={{block}}.log",
     benchmark:
         f"benchmarks/select_targets/{RESULTS}/{{dataset}}/block={{block}}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: 1
     resources:
         mem_mb=1000,
+    params:
+        code=code_of("select_targets"),
+        # Of the number of targets only what concerns this block, so that more targets leave it alone.
+        cfg=lambda w: {**slice_of("seed", "attack.ranks"), **block_places(int(w.block))},
     script:
         "../scripts/select_targets.py"
 
@@ -38,20 +40,22 @@ rule attack:
         trajectory=f"{attacks('{dataset}', '{objective}', '{radius}', '{seed}', '{block}')}.parquet",
         candidates=f"{attacks('{dataset}', '{objective}', '{radius}', '{seed}', '{block}')}.candidates.parquet",
         models=f"{attacks('{dataset}', '{objective}', '{radius}', '{seed}', '{block}')}.candidates.safetensors",
+    log:
+        f"logs/attack/{attacks('{dataset}', '{objective}', '{radius}', '{seed}', '{block}')}.log",
+    benchmark:
+        f"benchmarks/attack/{attacks('{dataset}', '{objective}', '{radius}', '{seed}', '{block}')}.tsv"
+    conda:
+        "../../envs/conda.yaml"
+    threads: 2
+    resources:
+        mem_mb=int(1000 * ATTACK["memory_gb"] + 3000),
+        gpu=int(ATTACK["device"] != "cpu"),
     params:
         code=code_of("attack"),
         cfg=lambda w: {
             **calculator_settings(w.dataset),
             **slice_of("seed", *[f"attack.{key}" for key in ATTACK_KEYS]),
         },
-    log:
-        f"logs/attack/{attacks('{dataset}', '{objective}', '{radius}', '{seed}', '{block}')}.log",
-    benchmark:
-        f"benchmarks/attack/{attacks('{dataset}', '{objective}', '{radius}', '{seed}', '{block}')}.tsv"
-    threads: 2
-    resources:
-        mem_mb=int(1000 * ATTACK["memory_gb"] + 3000),
-        gpu=int(ATTACK["device"] != "cpu"),
     script:
         "../scripts/attack.py"
 
@@ -65,19 +69,21 @@ rule publish_attacks:
     output:
         published=f"{RESULTS}/{{dataset}}/attack/{{objective}}/radius={{radius}}/published.parquet",
         models=f"{RESULTS}/{{dataset}}/attack/{{objective}}/radius={{radius}}/published.safetensors",
+    log:
+        f"logs/publish_attacks/{RESULTS}/{{dataset}}/{{objective}}/radius={{radius}}.log",
+    benchmark:
+        f"benchmarks/publish_attacks/{RESULTS}/{{dataset}}/{{objective}}/radius={{radius}}.tsv"
+    conda:
+        "../../envs/conda.yaml"
+    threads: 2
+    resources:
+        mem_mb=4000,
     params:
         code=code_of("publish_attacks"),
         cfg=lambda w: {
             **calculator_settings(w.dataset),
             **slice_of("attack.accuracy_budget", "attack.seeds"),
         },
-    log:
-        f"logs/publish_attacks/{RESULTS}/{{dataset}}/{{objective}}/radius={{radius}}.log",
-    benchmark:
-        f"benchmarks/publish_attacks/{RESULTS}/{{dataset}}/{{objective}}/radius={{radius}}.tsv"
-    threads: 2
-    resources:
-        mem_mb=4000,
     script:
         "../scripts/publish_attacks.py"
 
@@ -98,18 +104,20 @@ rule summarise_attacks:
         success=table("attack_success", title="Attack success"),
         table1=table("table1", title="Table 1"),
         metrics=reported(METRICS, "Tables", caption="metrics", title="Metrics"),
+    log:
+        f"logs/summarise_attacks/{RESULTS}.log",
+    benchmark:
+        f"benchmarks/summarise_attacks/{RESULTS}.tsv"
+    conda:
+        "../../envs/conda.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
     params:
         code=code_of("summarise_attacks"),
         cfg={
             **slice_of("data.use", "influence.damping", "attack.accuracy_budget"),
             "published": PUBLISHED,
         },
-    log:
-        f"logs/summarise_attacks/{RESULTS}.log",
-    benchmark:
-        f"benchmarks/summarise_attacks/{RESULTS}.tsv"
-    threads: 1
-    resources:
-        mem_mb=1000,
     script:
         "../scripts/summarise_attacks.py"

@@ -21,11 +21,15 @@ def write_table(path: str | os.PathLike[str], columns: Columns, table: pd.DataFr
     """Write a table as parquet, its columns checked, typed, ordered and described.
 
     Raises:
-        ValueError: the table has other columns.
+        ValueError: the table has other columns, or a column that its type cannot hold.
     """
     if set(table.columns) != set(columns):
         raise ValueError(f"the table has columns {sorted(table.columns)}, expected {sorted(columns)}")
     typed = table[list(columns)].astype({column: kind for column, (kind, _) in columns.items()})
+    for column, (kind, _) in columns.items():
+        # pandas would cut fractions off, and take a missing truth for true.
+        if kind in (INT, BOOL) and not (typed[column] == table[column]).all():
+            raise ValueError(f"column {column} does not hold {kind}: {table[column].unique()[:5]}")
     arrow = pa.Table.from_pandas(typed, preserve_index=False)
     fields = [
         arrow.schema.field(column).with_metadata({"description": meaning})

@@ -16,67 +16,73 @@ from undue.plots import COLOURS
 
 
 def success_against_accuracy(rates: pd.DataFrame, *, budget: float) -> Figure:
-    """Fig. 4 of Yadav et al. 2024: what success costs in accuracy as the radius C grows.
+    """Fig. 4 of Yadav et al. 2024: success as the radius C grows, and what it costs in accuracy.
 
-    Solid: success and accuracy on the shared half. Dashed: the same models on the pristine half.
-    Each published model counts, whatever its accuracy; the budget is the dotted line.
+    Solid: the shared half, on which the attack selects; dashed: the same models on the pristine half.
+    Every published model counts, whatever its accuracy. A row for each data set and objective: left,
+    success against C with 95 % intervals; right, success against accuracy lost, where C grows along
+    each line and a radius without any success has no point.
 
     Args:
-        rates: the table `attack_success`, of one or several data sets and objectives.
-        budget: the accuracy that may be lost.
+        rates: the table `attack_success`.
+        budget: the accuracy that may be lost, drawn as a line.
     """
     panels = list(rates.groupby(["dataset", "objective"], sort=False))
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.2 * len(panels) + 0.6, 3.6), sharey=True, squeeze=False
+        len(panels), 2, figsize=(7.6, 2.9 * len(panels) + 0.7), sharey=True, squeeze=False
     )
-    several = rates["objective"].nunique() > 1
-    for axis, ((dataset, objective), panel) in zip(axes[0], panels, strict=True):
-        for colour, (_, rows) in zip(COLOURS, panel.groupby("k"), strict=False):
-            line = rows.sort_values("radius")
-            _curve(axis, line, "best_accuracy_lost_shared", "best_success", colour, "-")
-            _curve(axis, line, "best_accuracy_lost_pristine", "best_transfer", colour, "--")
-            whisker = (
-                (line["best_success"] - line["best_success_low"]).clip(lower=0),
-                (line["best_success_high"] - line["best_success"]).clip(lower=0),
-            )
-            axis.errorbar(
-                100 * line["best_accuracy_lost_shared"],
-                line["best_success"],
-                yerr=whisker,
-                fmt="none",
-                ecolor=colour,
-                alpha=0.35,
-                lw=1,
-            )
-        axis.axvline(100 * budget, color="0.5", lw=0.8, ls=":")
-        axis.set_title(f"{dataset}, {objective}" if several else str(dataset))
-        axis.set_xlabel("accuracy lost (percentage points)")
-        axis.set_ylim(-0.03, 1.03)
-    axes[0][0].set_ylabel("success rate")
     ks = sorted(rates["k"].unique())
+    several = rates["objective"].nunique() > 1
+    for (left, right), ((dataset, objective), panel) in zip(axes, panels, strict=True):
+        for colour, k in zip(COLOURS, ks, strict=False):
+            line = panel[panel["k"] == k].sort_values("radius")
+            _line(left, line["radius"], line["best_success"], colour, pristine=False)
+            _line(left, line["radius"], line["best_transfer"], colour, pristine=True)
+            left.fill_between(
+                line["radius"],
+                line["best_success_low"],
+                line["best_success_high"],
+                color=colour,
+                alpha=0.1,
+                lw=0,
+            )
+            _line(
+                right, 100 * line["best_accuracy_lost_shared"], line["best_success"], colour, pristine=False
+            )
+            _line(
+                right, 100 * line["best_accuracy_lost_pristine"], line["best_transfer"], colour, pristine=True
+            )
+        left.set_xscale("log")
+        radii = sorted(panel["radius"].unique())
+        left.set_xticks(radii, [f"{radius:g}" for radius in radii])
+        left.minorticks_off()
+        left.set_xlabel("radius C")
+        left.set_ylabel("success rate")
+        left.set_ylim(-0.03, 1.03)
+        left.set_title(f"{dataset}, {objective}" if several else str(dataset), loc="left")
+        right.axvline(100 * budget, color="0.5", lw=0.8, ls=":")
+        right.set_xlabel("accuracy lost (percentage points)")
     handles = [
         *[Line2D([], [], color=colour, label=f"k = {k}") for colour, k in zip(COLOURS, ks, strict=False)],
-        Line2D([], [], color="0.3", marker="o", ms=4, label="shared half (attacker sees it)"),
+        Line2D([], [], color="0.3", marker="o", ms=4, label="shared half"),
         Line2D([], [], color="0.3", marker="o", ms=4, ls="--", mfc="white", label="pristine half (transfer)"),
+        Line2D([], [], color="0.5", lw=0.8, ls=":", label="accuracy budget"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=(len(handles) + 1) // 2)
     return figure
 
 
-def _curve(axis: Axes, line: pd.DataFrame, x: str, y: str, colour: str, style: str) -> None:
-    fill = colour if style == "-" else "white"
-    axis.plot(100 * line[x], line[y], style, color=colour, marker="o", ms=4, mfc=fill, lw=1.4)
-    if style == "-":
-        for _, point in line.iterrows():
-            if not np.isnan(point[x]):
-                axis.annotate(
-                    f"C={point['radius']:g}",
-                    (100 * point[x], point[y]),
-                    textcoords="offset points",
-                    xytext=(4, -9),
-                    fontsize=6,
-                    color=colour,
-                )
+def _line(axis: Axes, x: pd.Series, y: pd.Series, colour: str, *, pristine: bool) -> None:
+    axis.plot(
+        x,
+        y,
+        "--" if pristine else "-",
+        color=colour,
+        marker="o",
+        ms=4,
+        mfc="white" if pristine else colour,
+        lw=1.4,
+    )
 
 
 @dataclass(frozen=True)

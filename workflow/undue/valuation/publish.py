@@ -105,7 +105,7 @@ def confirm(calculator: Calculator, basis: Eigenbasis, theta: np.ndarray, rows: 
         part = slice(first, first + CONFIRMATION_LANES)
         lanes = torch.from_numpy(theta[part]).to(problem.train.x).permute(1, 2, 0).contiguous()
         rotated = basis.to_basis(lanes)
-        target = torch.from_numpy(rows[part]).to(device)
+        target = torch.tensor(rows[part], device=device)
         train = calculator.at(rotated)
         found: dict[str, np.ndarray] = {}
         for half, risk in (("shared", problem.shared), ("pristine", problem.pristine)):

@@ -1,0 +1,257 @@
+"""What a job's code and inputs are recognised by, and what every script does around its work."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from undue.errors import UserError
+from undue.run import code as module
+from undue.run.code import code
+from undue.run.job import Progress, job
+from undue.run.sources import fingerprint
+
+ROOT = Path(__file__).parents[2] / "workflow"
+
+# Code -------------------------------------------------------------------------------------------------------
+
+FILES = {
+    "scripts/work.py": "import json\nimport numpy as np\nfrom lib.a import thing\n",
+    "lib/__init__.py": "",
+    "lib/a.py": "from lib import b\nfrom . import c\n\ndef thing():\n    from lib.late import late\n",
+    "lib/b.py": "from lib.b_value import VALUE\n",
+    "lib/b_value.py": "VALUE = 1\n",
+    "lib/c.py": "from .deep.d import D\n",
+    "lib/late.py": "import lib.a\n",
+    "lib/deep/__init__.py": "from ..extra import E\n",
+    "lib/deep/d.py": "from ..deep import d\nfrom .e import *\nD = 1\n",
+    "lib/deep/e.py": "",
+    "lib/extra.py": "E = 1\n",
+    "lib/unrelated.py": "import lib.unrelated_too\n",
+    "lib/unrelated_too.py": "",
+    "json.py.txt": "not a module\n",
+}
+USED = {
+    "scripts/work.py",
+    "lib/__init__.py",
+    "lib/a.py",
+    "lib/b.py",
+    "lib/b_value.py",
+    "lib/c.py",
+    "lib/late.py",
+    "lib/deep/__init__.py",
+    "lib/deep/d.py",
+    "lib/deep/e.py",
+    "lib/extra.py",
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def found(tree: Path) -> dict[str, str]:
+    """The fingerprint as a new process finds it."""
+    module._digest.cache_clear()
+    module._local_imports.cache_clear()
+    return code(tree / "scripts" / "work.py", tree)
+
+
+def test_imports_are_followed_wherever_they_stand(tree: Path) -> None:
+    """Absolute, relative, of names and of modules, inside functions, in circles, through packages."""
+    fingerprints = found(tree)
+    assert set(fingerprints) == USED
+    assert list(fingerprints) == sorted(fingerprints)
+    for name, digest in fingerprints.items():
+        assert digest == hashlib.sha256((tree / name).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", sorted(USED))
+def test_an_edit_of_anything_used_is_seen(tree: Path, name: str) -> None:
+    before = found(tree)
+    with (tree / name).open("a") as file:
+        file.write("# a comment\n")
+    after = found(tree)
+    assert {key for key in after if after[key] != before[key]} == {name}
+
+
+@pytest.mark.parametrize("name", sorted(FILES.keys() - USED))
+def test_an_edit_of_anything_else_is_not(tree: Path, name: str) -> None:
+    before = found(tree)
+    (tree / name).write_text("changed = True\n")
+    (tree / "lib" / "new.py").write_text("")
+    os.utime(tree / "lib" / "a.py", (1, 1))
+    assert found(tree) == before
+
+
+def test_a_new_import_is_followed(tree: Path) -> None:
+    (tree / "lib" / "b_value.py").write_text("import lib.unrelated\nVALUE = 1\n")
+    assert set(found(tree)) == USED | {"lib/unrelated.py", "lib/unrelated_too.py"}
+
+
+def test_where_the_tree_lies_does_not_matter(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    copy = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(tree, copy)
+    assert found(copy) == found(tree)
+
+
+def test_paths_relative_to_the_working_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = found(tree)
+    monkeypatch.chdir(tree)
+    assert found(Path()) == expected
+
+
+def test_a_script_that_is_not_there(tree: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        code(tree / "scripts" / "play.py", tree)
+
+
+def test_a_module_that_does_not_parse(tree: Path) -> None:
+    (tree / "lib" / "c.py").write_text("def broken(:\n")
+    with pytest.raises(SyntaxError) as caught:
+        found(tree)
+    assert str(caught.value.filename).endswith("c.py")
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.py")))
+def test_the_projects_own_scripts(script: str) -> None:
+    fingerprints = code(ROOT / "scripts" / script, ROOT)
+    assert {f"scripts/{script}", "undue/__init__.py", "undue/run/job.py", "undue/errors.py"} <= set(
+        fingerprints
+    )
+
+
+def test_training_does_not_depend_on_the_attack() -> None:
+    used = set(code(ROOT / "scripts" / "train_model.py", ROOT))
+    assert {"undue/training.py", "undue/calculus/newton.py", "undue/calculus/solvers.py"} <= used
+    assert not {name for name in used if name.startswith(("undue/valuation/a", "undue/plots"))}
+
+
+# Sources ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("cat/1.png", "cat/2.png", "dog/big/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+    return tmp_path
+
+
+def test_touching_and_copying_change_nothing(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    before = fingerprint(folder)
+    os.utime(folder / "cat" / "1.png", (1, 1))
+    assert fingerprint(folder) == before
+    assert fingerprint(str(folder)) == before
+    copy = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(folder, copy)
+    assert fingerprint(copy) == before
+
+
+@pytest.mark.parametrize("change", ["rename", "move", "add", "add empty", "resize", "remove"])
+def test_changes_of_names_and_sizes_are_seen(folder: Path, change: str) -> None:
+    before = fingerprint(folder)
+    one = folder / "cat" / "1.png"
+    match change:
+        case "rename":
+            one.rename(folder / "cat" / "3.png")
+        case "move":
+            one.rename(folder / "dog" / "3.png")
+        case "add":
+            (folder / "dog" / "new.png").write_bytes(b"12345")
+        case "add empty":
+            (folder / "dog" / "new.png").touch()
+        case "resize":
+            one.write_bytes(b"123456")
+        case "remove":
+            one.unlink()
+    assert fingerprint(folder) != before
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        fingerprint(tmp_path / "nowhere")
+
+
+# Jobs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def snakemake(tmp_path: Path) -> Iterator[SimpleNamespace]:
+    """What Snakemake gives to scripts; logging and threads are put back afterwards."""
+    root = logging.getLogger()
+    handlers, level, threads = root.handlers[:], root.level, torch.get_num_threads()
+    yield SimpleNamespace(
+        log=[str(tmp_path / "logs" / "attack" / "a.log")],
+        wildcards={"radius": "0.1", "block": "3"},
+        rule="attack",
+        threads=1,
+    )
+    for handler in root.handlers[:]:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    torch.set_num_threads(threads)
+
+
+def test_a_job_logs_to_its_file_and_to_the_terminal(
+    snakemake: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with job(snakemake) as log:
+        log.info("halfway")
+    assert Path(snakemake.log[0]).read_text().endswith(" halfway\n")
+    assert "attack [radius=0.1 block=3]: halfway" in capsys.readouterr().err
+
+
+def test_a_job_computes_with_the_rules_threads(snakemake: SimpleNamespace) -> None:
+    snakemake.threads = 2
+    with job(snakemake):
+        assert torch.get_num_threads() == 2
+
+
+def test_a_users_error_ends_the_job_without_a_traceback(snakemake: SimpleNamespace) -> None:
+    with pytest.raises(SystemExit) as caught, job(snakemake):
+        raise UserError("it is too large", where="attack.radius", remedy="make it smaller")
+    assert caught.value.code == 1
+    text = Path(snakemake.log[0]).read_text()
+    assert "attack.radius: it is too large\n  What to do: make it smaller" in text
+    assert "Traceback" not in text
+
+
+def test_a_defect_ends_the_job_with_its_traceback(snakemake: SimpleNamespace) -> None:
+    with pytest.raises(SystemExit) as caught, job(snakemake):
+        raise RuntimeError("impossible")
+    assert caught.value.code == 1
+    text = Path(snakemake.log[0]).read_text()
+    assert "attack failed" in text
+    assert "Traceback" in text
+    assert "RuntimeError: impossible" in text
+
+
+def test_progress_is_told_now_and_then_and_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seconds = iter(range(0, 1000, 2))
+    monkeypatch.setattr("undue.run.job.time.monotonic", lambda: next(seconds))
+    caplog.set_level(logging.INFO)
+    progress = Progress(logging.getLogger("test"), 6, "steps")
+    for done in range(1, 7):
+        progress.update(done, "fine")
+    # Two seconds a step: a line after the third, sixth; the sixth is also the last.
+    assert [record.getMessage() for record in caplog.records] == [
+        "3/6 steps, 0.5/s, 6 s left, fine",
+        "6/6 steps, 0.5/s, 0 s left, fine",
+    ]
