@@ -10,6 +10,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/fairness_common.smk"
 
 
 rule all:
@@ -18,11 +19,13 @@ rule all:
         TABLES,
         TRAJECTORIES,
         METRICS,
+        FAIR_RESULTS,
 
 
 rule data:
     input:
         downloads(),
+        FAIR_DOWNLOADS,
 
 
 rule features:
@@ -35,4 +38,5 @@ include: "workflow/rules/features.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/valuation.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/fairness.smk"
 include: "workflow/rules/guard.smk"

@@ -22,9 +22,9 @@ if [ -e "$stamp" ] && .venv/bin/python -c 'import undue' 2>/dev/null; then
 fi
 
 command -v "$PYTHON" >/dev/null || fail "there is no '$PYTHON' on this machine." \
-    "Install Python 3.11 or later, or name yours: make PYTHON=python3.12 ..."
-"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail \
-    "'$PYTHON' is $("$PYTHON" --version 2>&1 || true), but Python 3.11 or later is needed." \
+    "Install Python 3.11, 3.12 or 3.13, or name yours: make PYTHON=python3.12 ..."
+"$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || fail \
+    "'$PYTHON' is $("$PYTHON" --version 2>&1 || true), but Python 3.11, 3.12 or 3.13 is needed." \
     "Name one: make PYTHON=python3.12 ..."
 
 echo "Creating the environment in .venv (some minutes; once)"

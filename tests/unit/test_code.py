@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 
 from undue.errors import UserError
 from undue.run import code as module
 from undue.run.code import code
-from undue.run.job import Progress, job
 from undue.run.sources import fingerprint
 
 ROOT = Path(__file__).parents[2] / "workflow"
@@ -181,77 +176,18 @@ def test_changes_of_names_and_sizes_are_seen(folder: Path, change: str) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match="nowhere"):
         fingerprint(tmp_path / "nowhere")
 
 
-# Jobs -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def snakemake(tmp_path: Path) -> Iterator[SimpleNamespace]:
-    """What Snakemake gives to scripts; logging and threads are put back afterwards."""
-    root = logging.getLogger()
-    handlers, level, threads = root.handlers[:], root.level, torch.get_num_threads()
-    yield SimpleNamespace(
-        log=[str(tmp_path / "logs" / "attack" / "a.log")],
-        wildcards={"radius": "0.1", "block": "3"},
-        rule="attack",
-        threads=1,
-    )
-    for handler in root.handlers[:]:
-        if handler not in handlers:
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    torch.set_num_threads(threads)
-
-
-def test_a_job_logs_to_its_file_and_to_the_terminal(
-    snakemake: SimpleNamespace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with job(snakemake) as log:
-        log.info("halfway")
-    assert Path(snakemake.log[0]).read_text().endswith(" halfway\n")
-    assert "attack [radius=0.1 block=3]: halfway" in capsys.readouterr().err
-
-
-def test_a_job_computes_with_the_rules_threads(snakemake: SimpleNamespace) -> None:
-    snakemake.threads = 2
-    with job(snakemake):
-        assert torch.get_num_threads() == 2
-
-
-def test_a_users_error_ends_the_job_without_a_traceback(snakemake: SimpleNamespace) -> None:
-    with pytest.raises(SystemExit) as caught, job(snakemake):
-        raise UserError("it is too large", where="attack.radius", remedy="make it smaller")
-    assert caught.value.code == 1
-    text = Path(snakemake.log[0]).read_text()
-    assert "attack.radius: it is too large\n  What to do: make it smaller" in text
-    assert "Traceback" not in text
-
-
-def test_a_defect_ends_the_job_with_its_traceback(snakemake: SimpleNamespace) -> None:
-    with pytest.raises(SystemExit) as caught, job(snakemake):
-        raise RuntimeError("impossible")
-    assert caught.value.code == 1
-    text = Path(snakemake.log[0]).read_text()
-    assert "attack failed" in text
-    assert "Traceback" in text
-    assert "RuntimeError: impossible" in text
-
-
-def test_progress_is_told_now_and_then_and_at_the_end(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    seconds = iter(range(0, 1000, 2))
-    monkeypatch.setattr("undue.run.job.time.monotonic", lambda: next(seconds))
-    caplog.set_level(logging.INFO)
-    progress = Progress(logging.getLogger("test"), 6, "steps")
-    for done in range(1, 7):
-        progress.update(done, "fine")
-    # Two seconds a step: a line after the third, sixth; the sixth is also the last.
-    assert [record.getMessage() for record in caplog.records] == [
-        "3/6 steps, 0.5/s, 6 s left, fine",
-        "6/6 steps, 0.5/s, 0 s left, fine",
-    ]
+def test_a_folder_with_links_and_junk(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    (folder / "cat").mkdir(parents=True)
+    (folder / "cat" / "1.png").write_bytes(b"one")
+    before = fingerprint(folder)
+    (folder / ".DS_Store").write_bytes(b"junk")
+    (folder / "cat" / "up").symlink_to(folder)
+    assert fingerprint(folder) == before
+    (folder / "cat" / "2.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="a link to nothing"):
+        fingerprint(folder)

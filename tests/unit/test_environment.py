@@ -219,7 +219,7 @@ def test_pip_gets_further_options(make: Make) -> None:
 def test_an_old_python_is_named(make: Make) -> None:
     code, output = make.run("environment", STUB_OLD="1")
     assert code != 0
-    assert "is Python 3.10.1, but Python 3.11 or later is needed" in output
+    assert "is Python 3.10.1, but Python 3.11, 3.12 or 3.13 is needed" in output
     assert not (make.folder / ".venv").exists()
 
 

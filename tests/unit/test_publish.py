@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 from problems import exact_influence, make_calculator, make_problem, normal
 
+from undue.arrays import write_arrays
 from undue.calculus.basis import Eigenbasis
 from undue.calculus.solvers import conjugate_gradient
 from undue.tables import write_table
@@ -100,8 +102,17 @@ def test_the_choice_does_not_depend_on_the_order_of_candidates() -> None:
     pd.testing.assert_frame_equal(choose(TARGETS, shuffled), choose(TARGETS, CANDIDATES))
 
 
+def collect(chosen: pd.DataFrame, models: list[np.ndarray]) -> tuple[pd.DataFrame, np.ndarray]:
+    """`gather` from the files that the attack jobs write."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{run}.safetensors" for run in range(len(models))]
+        for path, theta in zip(paths, models, strict=True):
+            write_arrays(path, {"theta": theta})
+        return gather(chosen, paths)
+
+
 def test_each_published_model_is_kept_once() -> None:
-    chosen, theta = gather(choose(TARGETS, CANDIDATES), models_of(CANDIDATES))
+    chosen, theta = collect(choose(TARGETS, CANDIDATES), models_of(CANDIDATES))
     # Target 5 has the same iterate for both k: run 1, row 1. Target 9 has run 2, row 1.
     assert theta[:, 0, 0].tolist() == [11.0, 21.0]
     assert theta.dtype == np.float32
@@ -119,14 +130,14 @@ def checked_of(*rows: tuple[int, int, float, float]) -> pd.DataFrame:
 def test_iterates_of_two_learning_rates_are_two_models() -> None:
     candidates = candidates_of((5, 1, 0, 0, 0.1, 9, 0.8, 0), (5, 3, 0, 0, 0.01, 9, 0.9, 1))
     models = [np.arange(4, dtype=np.float32).reshape(2, 2, 1)]
-    chosen, theta = gather(choose(targets_of((5, 1, 40), (5, 3, 40)), candidates), models)
+    chosen, theta = collect(choose(targets_of((5, 1, 40), (5, 3, 40)), candidates), models)
     assert len(chosen) == 2
     assert theta[chosen["theta"].astype(int), 0, 0].tolist() == [0.0, 2.0]
 
 
 def verdicts(*rows: tuple[int, int, float, float], budget: float = 0.03) -> pd.DataFrame:
     """The verdicts on TARGETS, given the checks of the models of targets 5 and 9."""
-    chosen, _ = gather(choose(TARGETS, CANDIDATES), models_of(CANDIDATES))
+    chosen, _ = collect(choose(TARGETS, CANDIDATES), models_of(CANDIDATES))
     return judge(chosen, checked_of(*rows), honest=HONEST, budget=budget)
 
 
@@ -173,7 +184,7 @@ def test_nothing_reached(tmp_path: Path) -> None:
     none = candidates_of()
     chosen = choose(TARGETS, none)
     assert not chosen["reached"].any()
-    chosen, theta = gather(chosen, [np.zeros((0, 5, 3), dtype=np.float32)])
+    chosen, theta = collect(chosen, [np.zeros((0, 5, 3), dtype=np.float32)])
     assert theta.shape == (0, 5, 3)
     problem = make_problem()
     basis = Eigenbasis.of(problem.train.x)
@@ -212,7 +223,7 @@ def test_confirming_a_real_attack(tmp_path: Path) -> None:
     """From attack to table; ranks and accuracies recomputed by definition, in double precision."""
     problem, honest_theta, basis, candidates, table = small_attack()
     targets = targets_of(*((row, k, 50) for k in (1, 10) for row in (2, 17, 31)))
-    chosen, theta = gather(choose(targets, table), [candidates.theta])
+    chosen, theta = collect(choose(targets, table), [candidates.theta])
     reached = chosen[chosen["reached"]].drop_duplicates("theta").sort_values("theta")
     assert 0 < len(reached) < len(targets)
     rows = reached["target"].to_numpy()

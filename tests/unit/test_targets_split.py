@@ -258,7 +258,7 @@ def test_features_are_standardised_by_the_training_part(
     tmp_path: Path, raw: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> None:
     features, labels, part = raw
-    problem = load_problem(*write_inputs(tmp_path, *raw), standardise=True)
+    problem = load_problem(*write_inputs(tmp_path, *raw), scaling="standardise")
     training = features[part == TRAIN].astype(np.float64)
     mean, deviation = training.mean(axis=0), training.std(axis=0)
     for name in (TRAIN, SHARED, PRISTINE):
@@ -272,9 +272,17 @@ def test_features_are_standardised_by_the_training_part(
     assert problem.train_index.tolist() == np.flatnonzero(part == TRAIN).tolist()
 
 
+def test_features_are_centred(tmp_path: Path, raw: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    features, _, part = raw
+    problem = load_problem(*write_inputs(tmp_path, *raw), scaling="centre")
+    expected = features[part == SHARED] - features[part == TRAIN].astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(problem.shared.x[:, :-1].numpy(), expected, rtol=1e-4, atol=1e-4)
+    assert (problem.shared.x[:, -1] == 1).all()
+
+
 def test_features_as_they_are(tmp_path: Path, raw: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     features, _, part = raw
-    problem = load_problem(*write_inputs(tmp_path, *raw), standardise=False)
+    problem = load_problem(*write_inputs(tmp_path, *raw), scaling="none")
     assert np.array_equal(problem.shared.x[:, :-1].numpy(), features[part == SHARED])
     assert (problem.shared.x[:, -1] == 1).all()
 
@@ -288,7 +296,7 @@ def test_a_feature_that_is_constant_in_training_becomes_zero(
     features[part == TRAIN, 2] = value
     features[np.flatnonzero(part == TRAIN)[0], 2] = np.nextafter(np.float32(value), np.float32(value))
     features[np.flatnonzero(part == TRAIN)[1], 2] *= np.float32(1 + 2e-7)
-    problem = load_problem(*write_inputs(tmp_path, features, labels, part), standardise=True)
+    problem = load_problem(*write_inputs(tmp_path, features, labels, part), scaling="standardise")
     for risk in (problem.train, problem.shared, problem.pristine):
         assert (risk.x[:, 2] == 0).all()
         assert torch.isfinite(risk.x).all()
@@ -303,3 +311,13 @@ def test_a_problem_in_another_basis_and_precision() -> None:
         assert torch.equal(getattr(turned, name).x, expected)
         assert torch.equal(getattr(turned, name).y, getattr(problem, name).y)
     assert turned.train_index is problem.train_index
+
+
+@pytest.mark.parametrize(
+    ("labels", "fraction", "complaint"),
+    [(np.arange(10) % 5, 0.7, "no training sample"), (np.arange(4) % 2, 0.2, "pristine half")],
+)
+def test_a_split_that_leaves_nothing_is_refused(labels: np.ndarray, fraction: float, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint) as caught:
+        split(labels, np.full(len(labels), "", dtype=object), test_fraction=fraction, seed=0)
+    assert caught.value.where == "split.test_fraction"

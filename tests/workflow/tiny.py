@@ -41,6 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "steps": 4,
         "monitor_every": 2,
     },
+    "fairness": {"use": []},
     "figures": {"gallery_targets": 1, "dpi": 50},
 }
 ALL_JOBS = {

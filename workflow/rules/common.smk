@@ -19,6 +19,7 @@ os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [LIBRARY, os.environ.g
 
 from undue.data.registry import read_registry
 from undue.errors import UserError
+from undue.files import read_json
 from undue.run.code import code
 from undue.run.config import settings, validate
 from undue.run.sources import fingerprint
@@ -73,8 +74,14 @@ def dataset_settings(dataset):
     """What reading a data set depends on, but for the contents of its input files."""
     entry = definition(dataset)
     options = {key: entry[key] for key in ("features_key", "label_key", "split_key") if key in entry}
-    folders = {path: fingerprint(path) for path in FILES[dataset].values() if Path(path).is_dir()}
+    folders = {path: FOLDERS[path] for path in FILES[dataset].values() if path in FOLDERS}
     return {"kind": entry["kind"], "options": options, "folders": folders}
+
+
+def extraction_settings(dataset):
+    """How a data set's features are extracted; scaling comes later."""
+    keys = ("backbone", "image_size", "batch_size", "device")
+    return {key: definition(dataset)["features"][key] for key in keys}
 
 
 def variant(dataset):
@@ -90,23 +97,39 @@ def features(dataset, file):
 
 
 def check_files(dataset):
-    """Refuse a data set whose own files aren't there, unless its features are made already."""
-    if Path(features(dataset, "features.npy")).exists():
+    """Refuse a data set whose own files aren't there, unless its features were made from the very same."""
+    made = Path(features(dataset, "features.json"))
+    if made.exists() and read_json(made).get("files") == FILES[dataset]:
         return
     for role, path in FILES[dataset].items():
-        if path in DOWNLOADS.values() or Path(path).exists():
-            continue
-        key = "path" if "path" in config["datasets"][dataset] else f"files.{role}"
-        error = UserError(
-            f"there is no file or folder {path}",
-            where=f"datasets.{dataset}.{key}",
-            remedy="give a path (a relative one begins in the project's folder) or a name of data/registry.tsv",
-        )
-        raise WorkflowError(str(error))
+        if path not in DOWNLOADS.values() and not Path(path).exists():
+            key = "path" if "path" in config["datasets"][dataset] else f"files.{role}"
+            raise UserError(
+                f"there is no file or folder {path}",
+                where=f"datasets.{dataset}.{key}",
+                remedy="give a path (a relative one begins in the project's folder) "
+                "or a name of data/registry.tsv",
+            )
 
 
-for dataset in DATASETS:
-    check_files(dataset)
+try:
+    for dataset in DATASETS:
+        check_files(dataset)
+    # Folder → digest of what is in it.
+    FOLDERS = {
+        path: fingerprint(path)
+        for dataset in DATASETS
+        for path in FILES[dataset].values()
+        if Path(path).is_dir()
+    }
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+
+def required(file):
+    """What the registry says that a downloaded file must be."""
+    (entry,) = [entry for entry in REGISTRY.values() if entry.file == file]
+    return {"name": entry.name, "bytes": entry.bytes, "sha256": entry.sha256}
 
 
 def downloads():
@@ -149,6 +172,11 @@ ATTACK_KEYS = [
 ]
 
 
+def memory(factor):
+    """mem_mb of a job that holds its inputs in memory `factor` times over, beside Python and torch."""
+    return lambda w, input: int(1000 + factor * input.size_mb)
+
+
 def block_places(block):
     """The places in the lists of targets that a block takes."""
     first = block * ATTACK["targets_per_block"]
@@ -178,7 +206,7 @@ FIGURES = [
     for name in ["figure4", *[f"top_ranked_{dataset}" for dataset in DATASETS]]
     for path in figure_files(name)
 ]
-TABLES = [path for name in ("table1", "attack_success") for path in table_files(name)]
+TABLES = [path for name in ("table1", "attack_success", "attacks") for path in table_files(name)]
 METRICS = f"{RESULTS}/metrics.json"
 
 
@@ -204,6 +232,6 @@ def table(name, title):
 def calculator_settings(dataset):
     """What influences depend on besides the data and the model."""
     return {
-        **slice_of("model.regularise_bias", "influence"),
-        "standardise": definition(dataset)["features"]["standardise"],
+        **slice_of("model.regularise_bias", "influence.damping", "influence.rank_sign"),
+        "scaling": definition(dataset)["features"]["scaling"],
     }

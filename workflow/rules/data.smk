@@ -16,6 +16,7 @@ rule download:
         mem_mb=500,
     params:
         code=code_of("download"),
-        cfg=lambda w: next((vars(entry) for entry in REGISTRY.values() if entry.file == w.file), None),
+        # What the file must be. Where it is found is read by the script and is no reason to fetch it again.
+        cfg=lambda w: required(w.file),
     script:
         "../scripts/download.py"

@@ -23,7 +23,7 @@ rule extract_features:
         gpu=lambda w: int(definition(w.dataset)["features"]["device"] != "cpu"),
     params:
         code=code_of("extract_features"),
-        cfg=lambda w: {**dataset_settings(w.dataset), **definition(w.dataset)["features"]},
+        cfg=lambda w: {**dataset_settings(w.dataset), **extraction_settings(w.dataset)},
         paths=lambda w: FILES[w.dataset],
     script:
         "../scripts/extract_features.py"

@@ -50,7 +50,7 @@ rule plot_top_ranked:
         "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(8),
     params:
         code=code_of("plot_top_ranked"),
         cfg=lambda w: {

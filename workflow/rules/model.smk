@@ -38,12 +38,12 @@ rule train_model:
         "../../envs/conda.yaml"
     threads: 2
     resources:
-        mem_mb=4000,
+        mem_mb=memory(8),
     params:
         code=code_of("train_model"),
         cfg=lambda w: {
             **slice_of("seed", "model"),
-            "standardise": definition(w.dataset)["features"]["standardise"],
+            "scaling": definition(w.dataset)["features"]["scaling"],
         },
     script:
         "../scripts/train_model.py"
@@ -65,9 +65,9 @@ rule compute_influence:
         "../../envs/conda.yaml"
     threads: 2
     resources:
-        mem_mb=4000,
+        mem_mb=memory(8),
     params:
         code=code_of("compute_influence"),
-        cfg=lambda w: calculator_settings(w.dataset),
+        cfg=lambda w: {**calculator_settings(w.dataset), **slice_of("influence.tolerance")},
     script:
         "../scripts/compute_influence.py"

@@ -48,7 +48,7 @@ rule attack:
         "../../envs/conda.yaml"
     threads: 2
     resources:
-        mem_mb=int(1000 * ATTACK["memory_gb"] + 3000),
+        mem_mb=lambda w, input: int(1000 * ATTACK["memory_gb"] + memory(5)(w, input)),
         gpu=int(ATTACK["device"] != "cpu"),
     params:
         code=code_of("attack"),
@@ -77,7 +77,7 @@ rule publish_attacks:
         "../../envs/conda.yaml"
     threads: 2
     resources:
-        mem_mb=4000,
+        mem_mb=memory(8),
     params:
         code=code_of("publish_attacks"),
         cfg=lambda w: {
@@ -101,6 +101,7 @@ rule summarise_attacks:
         published=[rules.publish_attacks.output.published.format(**run) for run in PUBLISHED],
         models=expand(rules.train_model.output.metadata, dataset=DATASETS),
     output:
+        attacks=table("attacks", title="Every attack"),
         success=table("attack_success", title="Attack success"),
         table1=table("table1", title="Table 1"),
         metrics=reported(METRICS, "Tables", caption="metrics", title="Metrics"),

@@ -29,10 +29,7 @@ with job(snakemake):
         snakemake.input.features,
         snakemake.input.split,
         snakemake.input.model,
-        standardise=cfg["standardise"],
-        regularise_bias=cfg["model.regularise_bias"],
-        damping=cfg["influence"]["damping"],
-        rank_sign=cfg["influence"]["rank_sign"],
+        cfg,
         dtype=torch.float32,
         device=choose_device(cfg["attack.device"], key="attack.device"),
     )

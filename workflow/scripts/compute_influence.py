@@ -13,15 +13,12 @@ snakemake: Snakemake  # put here by Snakemake
 
 with job(snakemake) as log:
     cfg = snakemake.params.cfg
-    tolerance = cfg["influence"]["tolerance"]
+    tolerance = cfg["influence.tolerance"]
     setting = load_setting(
         snakemake.input.features,
         snakemake.input.split,
         snakemake.input.model,
-        standardise=cfg["standardise"],
-        regularise_bias=cfg["model.regularise_bias"],
-        damping=cfg["influence"]["damping"],
-        rank_sign=cfg["influence"]["rank_sign"],
+        cfg,
         dtype=torch.float64,
         device=torch.device("cpu"),
     )

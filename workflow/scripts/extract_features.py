@@ -28,4 +28,4 @@ with job(snakemake):
         threads=snakemake.threads,
     )
     write_table(snakemake.output.samples, SAMPLE_COLUMNS, samples_table(dataset.samples))
-    write_json(snakemake.output.metadata, metadata)
+    write_json(snakemake.output.metadata, {**metadata, "files": dict(snakemake.params.paths)})

@@ -26,10 +26,7 @@ with job(snakemake) as log, style():
         snakemake.input.features,
         snakemake.input.split,
         snakemake.input.model,
-        standardise=cfg["standardise"],
-        regularise_bias=cfg["model.regularise_bias"],
-        damping=cfg["influence"]["damping"],
-        rank_sign=cfg["influence"]["rank_sign"],
+        cfg,
         dtype=torch.float64,
         device=torch.device("cpu"),
     )
@@ -53,10 +50,10 @@ with job(snakemake) as log, style():
 
     for example in examples.itertuples():
         theta = read_arrays(snakemake.input.models[example.file])["theta"][example.theta]
-        lost = 100 * example.accuracy_lost_pristine
+        gained = -100 * example.accuracy_lost_pristine
         add_row("before", setting.theta, example.target)
         add_row(
-            f"after, C = {example.radius:g}\n{lost:+.1f} points accuracy lost",
+            f"after, C = {example.radius:g}\naccuracy {gained:+.1f} points",
             torch.from_numpy(theta)[..., None],
             example.target,
         )

@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 from snakemake.iocontainers import Snakemake
 
-from undue.arrays import read_arrays, write_arrays
+from undue.arrays import write_arrays
 from undue.files import read_json
 from undue.run.job import job
 from undue.tables import write_table
@@ -20,10 +20,7 @@ with job(snakemake) as log:
         snakemake.input.features,
         snakemake.input.split,
         snakemake.input.model,
-        standardise=cfg["standardise"],
-        regularise_bias=cfg["model.regularise_bias"],
-        damping=cfg["influence"]["damping"],
-        rank_sign=cfg["influence"]["rank_sign"],
+        cfg,
         dtype=torch.float64,
         device=torch.device("cpu"),
     )
@@ -39,7 +36,7 @@ with job(snakemake) as log:
         ignore_index=True,
     )
     chosen = choose(targets, candidates)
-    chosen, theta = gather(chosen, [read_arrays(path)["theta"] for path in snakemake.input.models])
+    chosen, theta = gather(chosen, snakemake.input.models)
     reached = chosen[chosen["reached"]].drop_duplicates("theta").sort_values("theta")
     rows = setting.train_index.searchsorted(reached["target"].to_numpy())
     log.info("%d of %d claims to check", chosen["reached"].sum(), len(chosen))

@@ -7,9 +7,11 @@ from undue.files import read_json, write_json
 from undue.run.job import job
 from undue.tables import write_csv, write_markdown, write_table
 from undue.valuation.summary import (
+    ATTACKS_COLUMNS,
     SUCCESS_COLUMNS,
     TABLE1_COLUMNS,
     metrics,
+    pretty_attacks,
     pretty_success,
     pretty_table1,
     success_rates,
@@ -22,6 +24,13 @@ with job(snakemake) as log:
     cfg = snakemake.params.cfg
     published = [pd.read_parquet(path) for path in snakemake.input.published]
     models = dict(zip(cfg["data.use"], map(read_json, snakemake.input.models), strict=True))
+    attacks = pd.concat(
+        [
+            table.assign(dataset=run["dataset"], objective=run["objective"], radius=float(run["radius"]))
+            for run, table in zip(cfg["published"], published, strict=True)
+        ],
+        ignore_index=True,
+    )
     rates = pd.concat(
         [
             success_rates(table, run["dataset"], run["objective"], float(run["radius"]))
@@ -31,6 +40,7 @@ with job(snakemake) as log:
     )
     first = table1(rates, models, damping=cfg["influence.damping"])
     for outputs, columns, table, pretty in (
+        (snakemake.output.attacks, ATTACKS_COLUMNS, attacks, pretty_attacks(attacks)),
         (snakemake.output.success, SUCCESS_COLUMNS, rates, pretty_success(rates)),
         (snakemake.output.table1, TABLE1_COLUMNS, first, pretty_table1(first, cfg["attack.accuracy_budget"])),
     ):

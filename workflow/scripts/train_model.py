@@ -17,7 +17,7 @@ snakemake: Snakemake  # put here by Snakemake
 with job(snakemake) as log:
     cfg = snakemake.params.cfg
     model, seed = cfg["model"], cfg["seed"]
-    problem = load_problem(snakemake.input.features, snakemake.input.split, standardise=cfg["standardise"])
+    problem = load_problem(snakemake.input.features, snakemake.input.split, scaling=cfg["scaling"])
     exact = problem.to(torch.float64)
     chosen = None
     if model["l2"] == "cross_validated":

@@ -1,4 +1,4 @@
-"""Named random streams: every random number comes from the config's one seed and a name for its purpose."""
+"""Named random streams: numbers that depend on a root seed and on what they are for, and on nothing else."""
 
 from __future__ import annotations
 

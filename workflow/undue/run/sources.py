@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
+
+from undue.data.archives import open_tree
 
 
 def fingerprint(folder: str | Path) -> str:
-    """A digest of the names and sizes of all files below a folder.
+    """A digest of the names and sizes of the files below a folder that a data set is read from.
 
     Times do not count, so that copying or touching the folder changes nothing. An edit in place that
     keeps a file's size is not seen.
+
+    Raises:
+        UserError: the folder can't be listed, or holds something that is not a file.
     """
     digest = hashlib.sha256()
-    for path, size in sorted(_files(Path(folder), "")):
-        digest.update(f"{path}\0{size}\0".encode())
+    for name in open_tree(Path(folder)).names:
+        digest.update(f"{name}\0{(Path(folder) / name).stat().st_size}\0".encode())
     return digest.hexdigest()
-
-
-def _files(folder: Path, prefix: str) -> list[tuple[str, int]]:
-    found: list[tuple[str, int]] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                found.extend(_files(Path(entry.path), f"{prefix}{entry.name}/"))
-            else:
-                found.append((prefix + entry.name, entry.stat().st_size))
-    return found

@@ -47,7 +47,7 @@ TRAJECTORY_COLUMNS: Columns = {
     "objective": (FLOAT, "attack objective; missing at the last iterate"),
     "distance": (FLOAT, "‖θ' − θ*‖ / ‖θ*‖"),
     "rank_shared": (INT, "the target's rank on the shared half"),
-    "rank_pristine": (INT, "the target's rank on the pristine half; 0 where it was not monitored"),
+    "rank_pristine": (INT, "the target's rank on the pristine half; 0 where not monitored or not solved"),
     "accuracy_shared": (FLOAT, "accuracy on the shared half"),
     "accuracy_pristine": (FLOAT, "accuracy on the pristine half"),
     "residual": (FLOAT, "worst relative residual of the step's solves"),
@@ -364,7 +364,8 @@ class _Walk:
             train, pristine, tolerance=self._plan.tolerance, start=self._pristine_u1
         )
         self._pristine_u1 = solution.x
-        return rank_of(score, self._target)
+        # Not monitored, rather than wrong, where the solve missed its tolerance.
+        return torch.where(solution.converged, rank_of(score, self._target), 0)
 
     def describe(self) -> str:
         """Success so far, for the progress line."""

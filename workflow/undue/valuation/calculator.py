@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,11 +99,8 @@ def load_setting(
     features: str | Path,
     split: str | Path,
     model: str | Path,
+    settings: Mapping[str, Any],
     *,
-    standardise: bool,
-    regularise_bias: bool,
-    damping: float,
-    rank_sign: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Setting:
@@ -111,19 +110,19 @@ def load_setting(
         features: features.npy.
         split: split.parquet.
         model: model.safetensors; model.json is read from beside it.
-        standardise, regularise_bias, damping, rank_sign: of the config.
+        settings: of the config: scaling, model.regularise_bias, influence.damping, influence.rank_sign.
         dtype: precision of the calculator's data.
         device: where it computes.
     """
-    problem = load_problem(features, split, standardise=standardise).to(device)
+    problem = load_problem(features, split, scaling=settings["scaling"]).to(device)
     basis = Eigenbasis.of(problem.train.x)
     calculator = Calculator(
         problem=problem.to(dtype).rotated(basis),
         moments=basis.moments,
         l2=read_json(Path(model).with_suffix(".json"))["l2"],
-        regularise_bias=regularise_bias,
-        damping=damping,
-        rank_sign=rank_sign,
+        regularise_bias=settings["model.regularise_bias"],
+        damping=settings["influence.damping"],
+        rank_sign=settings["influence.rank_sign"],
     )
     theta = torch.from_numpy(read_arrays(model)["theta"]).to(device)[..., None]
     return Setting(calculator, basis, theta, problem.train_index)
@@ -136,6 +135,6 @@ def rank_samples(setting: Setting, theta: Tensor, *, tolerance: float) -> np.nda
     score, solution = setting.calculator.score(
         setting.calculator.at(rotated), problem.shared.at(rotated), tolerance=tolerance
     )
-    solution.require(what="the influence solve", key="influence.tolerance")
+    solution.require(what="ranking the samples again", key="influence.damping")
     rank: np.ndarray = ranks(score)[:, 0].cpu().numpy()
     return rank

@@ -9,11 +9,13 @@ shared half only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from undue.arrays import read_rows
 from undue.calculus.basis import Eigenbasis
 from undue.calculus.influence import rank_of
 from undue.tables import BOOL, FLOAT, INT, Columns
@@ -65,12 +67,12 @@ def choose(targets: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
     return merged.assign(reached=merged["step"].notna())
 
 
-def gather(chosen: pd.DataFrame, models: Sequence[np.ndarray]) -> tuple[pd.DataFrame, np.ndarray]:
+def gather(chosen: pd.DataFrame, models: Sequence[str | Path]) -> tuple[pd.DataFrame, np.ndarray]:
     """Collect the parameters of the chosen candidates, each once.
 
     Args:
         chosen: from `choose`; candidate row `theta` of run `run`.
-        models: parameters of each run's candidates (m, d, outputs).
+        models: the file of each run's candidates, `theta` (m, d, outputs); only the chosen rows are read.
 
     Returns:
         `chosen` with `theta` now the row of the collected parameters, and these (distinct, d, outputs).
@@ -78,11 +80,13 @@ def gather(chosen: pd.DataFrame, models: Sequence[np.ndarray]) -> tuple[pd.DataF
     """
     iterate = ["target", "run", "learning_rate", "step"]
     reached = chosen[chosen["reached"]].drop_duplicates(iterate)
-    empty = np.zeros((0, *models[0].shape[1:]), models[0].dtype)
-    theta = [models[int(run)][int(row)] for run, row in zip(reached["run"], reached["theta"], strict=True)]
+    theta = [
+        read_rows(models[int(run)], "theta", [int(row)])
+        for run, row in zip(reached["run"], reached["theta"], strict=True)
+    ]
     numbered = reached[iterate].assign(theta=np.arange(len(reached), dtype=float))
     merged = chosen.drop(columns="theta").merge(numbered, on=iterate, how="left")
-    return merged, np.stack(theta) if theta else empty
+    return merged, np.concatenate(theta) if theta else read_rows(models[0], "theta", [])
 
 
 def confirm(calculator: Calculator, basis: Eigenbasis, theta: np.ndarray, rows: np.ndarray) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.stats
 
 from undue.tables import FLOAT, INT, TEXT, Columns
+from undue.valuation.publish import PUBLISHED_COLUMNS
 
 SUCCESS_COLUMNS: Columns = {
     "dataset": (TEXT, "data set"),
@@ -31,6 +32,13 @@ SUCCESS_COLUMNS: Columns = {
     "best_accuracy_lost_pristine": (FLOAT, "mean accuracy lost on the pristine half, over those"),
     "best_transfer": (FLOAT, "share of all targets that rank ≤ k on the pristine half too"),
     "unconfirmed": (INT, "claims that the float64 check refused"),
+}
+
+ATTACKS_COLUMNS: Columns = {
+    "dataset": (TEXT, "data set"),
+    "objective": (TEXT, "attack objective"),
+    "radius": (FLOAT, "C"),
+    **PUBLISHED_COLUMNS,
 }
 
 TABLE1_COLUMNS: Columns = {
@@ -65,6 +73,11 @@ def success_rates(published: pd.DataFrame, dataset: str, objective: str, radius:
             for k, rows in published.groupby("k")
         ]
     )
+
+
+def published_table(published: pd.DataFrame, dataset: str, objective: str, radius: float) -> pd.DataFrame:
+    """Rows of the table `published`: which run and iterate each success rate counts."""
+    return published.assign(dataset=dataset, objective=objective, radius=radius)
 
 
 def success(published: pd.DataFrame) -> dict[str, float]:
@@ -174,6 +187,29 @@ def metrics(first: pd.DataFrame, models: Mapping[str, Mapping[str, Any]]) -> dic
         }
         for dataset, model in models.items()
     }
+
+
+def pretty_attacks(attacks: pd.DataFrame) -> pd.DataFrame:
+    """The table `attacks` for reading: what each success is made of."""
+    run = "seed " + attacks["seed"].astype(str) + ", rate " + attacks["learning_rate"].map("{:g}".format)
+    return pd.DataFrame(
+        {
+            "data set": attacks["dataset"],
+            "objective": attacks["objective"],
+            "C": attacks["radius"].map("{:g}".format),
+            "k": attacks["k"],
+            "target": attacks["target"],
+            "original rank": attacks["original_rank"],
+            "published iterate": (run + ", step " + attacks["step"].astype(str)).where(
+                attacks["reached"], "–"
+            ),
+            "rank": attacks["rank_shared"].astype(str).where(attacks["reached"], "–"),
+            "rank, pristine": attacks["rank_pristine"].astype(str).where(attacks["reached"], "–"),
+            "accuracy lost": _percent(attacks["accuracy_lost_shared"]),
+            "accuracy lost, pristine": _percent(attacks["accuracy_lost_pristine"]),
+            "success": attacks["within_budget"].map({True: "yes", False: "no"}),
+        }
+    )
 
 
 def pretty_success(rates: pd.DataFrame) -> pd.DataFrame:
