@@ -17,7 +17,11 @@ from tiny import Tiny, complete
 FIGURES = [
     f"results/figures/{name}.{kind}" for name in ("figure4", "top_ranked_tiny") for kind in ("svg", "png")
 ]
-TABLES = [f"results/tables/{name}.{kind}" for name in ("table1", "attack_success") for kind in ("csv", "md")]
+TABLES = [
+    f"results/tables/{name}.{kind}"
+    for name in ("table1", "attack_success", "attacks")
+    for kind in ("csv", "md")
+]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 QUIET = [

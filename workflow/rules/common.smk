@@ -5,6 +5,7 @@
 # config). Snakemake compares all three with those of the last run; scripts read nothing else.
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -48,6 +49,7 @@ wildcard_constraints:
     radius=r"[0-9.e+-]+",
     seed=r"\d+",
     block=r"\d+",
+    file="|".join(re.escape(entry.file) for entry in REGISTRY.values()),
 
 
 def code_of(script):
