@@ -14,8 +14,10 @@ from snakemake.exceptions import WorkflowError
 # The library beside this Snakefile, whatever is installed: here, and in the jobs' own processes.
 LIBRARY = str(Path(workflow.basedir) / "workflow")
 sys.path.insert(0, LIBRARY)
-# Threads that wait must not spin: on busy cores that slows jobs down several times.
+# Threads that wait may spin for microseconds only: on busy cores more slows jobs down several times, and
+# none at all costs a sixth on idle ones.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [LIBRARY, os.environ.get("PYTHONPATH")])))
 
 from undue.data.registry import read_registry
