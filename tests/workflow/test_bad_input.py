@@ -138,6 +138,15 @@ def test_an_image_that_does_not_decode_is_named(fresh: Project, tmp_path: Path) 
     assert f"{tmp_path / 'images.zip'}: dog/broken.png" in refused(fresh, "features", changes=changes)
 
 
+def test_a_failed_job_ends_with_its_logs_path_and_lines(fresh: Project, tmp_path: Path) -> None:
+    changes = archive(tmp_path / "images.zip", {"dog/broken.png": image(3)[:40]})
+    output = refused(fresh, "features", changes=changes)
+    (log,) = (fresh.root / "logs" / "extract_features" / "mine").glob("*.log")
+    message = output[output.index("Error in rule extract_features") :]
+    path, lines = str(log.relative_to(fresh.root)), log.read_text(encoding="utf-8").splitlines()
+    assert 0 <= message.index(f"Logfile {path}") < message.index(lines[-1].strip())
+
+
 def test_a_file_that_is_no_archive_is_named(fresh: Project, tmp_path: Path) -> None:
     (tmp_path / "images.zip").write_bytes(b"not a zip")
     assert str(tmp_path / "images.zip") in refused(
