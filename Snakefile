@@ -33,6 +33,11 @@ rule features:
         [features(dataset, "features.npy") for dataset in DATASETS],
 
 
+rule fairness:
+    input:
+        lambda w: FAIR_RESULTS,
+
+
 include: "workflow/rules/data.smk"
 include: "workflow/rules/features.smk"
 include: "workflow/rules/model.smk"
