@@ -27,15 +27,18 @@ from undue.run.code import code
 from undue.run.config import settings, validate
 from undue.run.sources import fingerprint
 
+
+def located(files):
+    """Role → path: downloads for names of the registry, else the user's own."""
+    return {role: DOWNLOADS.get(file, file) for role, file in files.items()}
+
+
 try:
     CONFIG = validate(config)
     REGISTRY = read_registry(Path(workflow.basedir) / "data" / "registry.tsv")
     DOWNLOADS = {name: f"data/downloads/{entry.file}" for name, entry in REGISTRY.items()}
-    # Data set → role → path: downloads for names of the registry, else the user's own.
-    FILES = {
-        dataset: {role: DOWNLOADS.get(file, file) for role, file in entry["files"].items()}
-        for dataset, entry in CONFIG["datasets"].items()
-    }
+    # Data set → role → path.
+    FILES = {dataset: located(entry["files"]) for dataset, entry in CONFIG["datasets"].items()}
 except UserError as error:
     raise WorkflowError(str(error)) from None
 

@@ -7,9 +7,8 @@ FAIRNESS = CONFIG["fairness"]
 
 
 def table_files_of(dataset):
-    """The files of a table, by role: downloads for names of the registry, else the user's own."""
-    files = FAIRNESS["tables"][dataset]["files"]
-    return {role: DOWNLOADS.get(file, file) for role, file in files.items()}
+    """The files of a table, by role."""
+    return located(FAIRNESS["tables"][dataset]["files"])
 
 
 def unobtainable(dataset):
