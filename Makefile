@@ -5,7 +5,7 @@ PYTHON   ?= python3  ## interpreter that the environment is made of
 PIP_ARGS ?=          ## more options for pip, e.g. an index to take torch's CPU build from
 PRESET   ?=          ## overlay on config.yaml: a name from workflow/presets
 CORES    ?= all      ## cores for snakemake
-ARGS     ?=          ## more options for snakemake (make reproduce) or pytest (make test)
+ARGS     ?=          ## more options for snakemake (make reproduce), pytest (make test) or the benchmark
 
 # The comments above must not leave blanks at the ends of the values.
 override PYTHON := $(strip $(PYTHON))
@@ -17,7 +17,7 @@ SNAKEMAKE := $(BIN)/python -m snakemake
 PYTEST    := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PRESETS   := $(sort $(basename $(notdir $(wildcard workflow/presets/*.yaml))))
 OVERLAY   := $(if $(PRESET),workflow/presets/$(PRESET).yaml)
-RESULTS    = $(shell sed -n 's/^results: *\([^ ]*\).*/\1/p' $(or $(OVERLAY),config.yaml))
+RESULTS    = $(shell sed -n 's/^results: *\([^ ]*\).*/\1/p' $(OVERLAY) config.yaml | head -n 1)
 
 ifneq ($(PRESET),$(filter $(PRESET),$(PRESETS)))
 $(error There is no preset '$(PRESET)'. There are: $(PRESETS))
@@ -26,7 +26,7 @@ endif
 export PYTHON PIP_ARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help environment reproduce report test test-fast lint format lock clean
+.PHONY: help environment reproduce estimate watch fit-costs report bench test test-fast lint format lock clean
 
 help:  ## this list
 	@echo "Targets:"
@@ -44,8 +44,20 @@ reproduce: environment  ## run the pipeline: tables and figures
 	@echo "Tables:  $(RESULTS)/tables/"
 	@echo "Figures: $(RESULTS)/figures/"
 
+estimate: environment  ## what a run will cost, by rule, before anything runs (ARGS=--help lists options)
+	@PYTHONPATH=workflow $(BIN)/python -m undue.run.estimate $(if $(OVERLAY),--configfile $(OVERLAY)) $(ARGS)
+
+watch: environment  ## what the run that goes on in this folder does, and how long it will take
+	@PYTHONPATH=workflow $(BIN)/python -m undue.run.watch $(ARGS)
+
+fit-costs: environment  ## let the estimate learn from a run that has ended in this folder
+	@PYTHONPATH=workflow $(BIN)/python -m undue.run.estimate --fit . $(if $(OVERLAY),--configfile $(OVERLAY)) $(ARGS)
+
 report: environment  ## one HTML file with all figures, tables and how they were made
 	$(SNAKEMAKE) $(if $(OVERLAY),--configfile $(OVERLAY)) --report report$(PRESET:%=-%).html
+
+bench: environment  ## measure speed and memory on an idle machine (ARGS=--help lists options)
+	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 test: lint  ## everything: style, types, workflow lint, all tests
 	$(PYTEST) -n auto --dist loadfile $(ARGS)

@@ -30,7 +30,7 @@ rule data:
 
 rule features:
     input:
-        [features(dataset, "features.npy") for dataset in DATASETS],
+        [features(dataset, "features.npy") for dataset in [*DATASETS, *IMAGES]],
 
 
 rule fairness:
@@ -42,6 +42,11 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/features.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/valuation.smk"
+include: "workflow/rules/multi_target.smk"
+include: "workflow/rules/baseline.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/analyses.smk"
 include: "workflow/rules/fairness.smk"
+include: "workflow/rules/impossibility.smk"
+include: "workflow/rules/validation.smk"
 include: "workflow/rules/guard.smk"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +12,42 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from problems import LINKS, exact_influence, make_calculator, make_problem, make_theta, normal
+from problems import (
+    LINKS,
+    exact_hessian,
+    exact_influence,
+    make_calculator,
+    make_problem,
+    make_theta,
+    normal,
+)
 from torch import Tensor
 
+from undue.calculus import solvers
+from undue.calculus.adam import Adam
 from undue.calculus.basis import Eigenbasis
 from undue.calculus.lanes import norm
-from undue.calculus.linear import Link
+from undue.calculus.linear import Bfloat16, CoarsePoint, LinearPoint, Link, Projection
 from undue.calculus.solvers import Solution, conjugate_gradient
+from undue.data.problem import Problem
 from undue.errors import UserError
 from undue.tables import write_table
 from undue.training import train
-from undue.valuation import calculator as calculator_module
 from undue.valuation.attack import (
     CANDIDATE_COLUMNS,
     TRAJECTORY_COLUMNS,
-    Adam,
+    Best,
     Candidates,
     Gradient,
     Lane,
     Plan,
     Trajectories,
+    Walk,
     attack,
     attack_gradient,
     candidate_table,
+    check_valid,
+    packed,
     project,
     starts,
     trajectory_table,
@@ -117,7 +131,7 @@ def test_the_second_solve_and_its_start() -> None:
     score, first = calculator.score(point, test, tolerance=1e-12)
     cold = attack_gradient(calculator, point, test, score, first.x, weights, tolerance=1e-10)
     warm = attack_gradient(
-        calculator, point, test, score, first.x, weights, tolerance=1e-10, start=cold.solution.x
+        calculator, point, test, score, first.x, weights, tolerance=1e-10, start=cold.solution.projection
     )
     assert bool(cold.solution.converged.all())
     assert warm.solution.iterations.tolist() == [0, 0]
@@ -281,6 +295,21 @@ PLAN = Plan(
 )
 
 
+@cache
+def trained() -> tuple[Problem, Tensor, Eigenbasis]:
+    """The small problem, its θ* and its basis."""
+    problem = make_problem()
+    theta = train(problem.train, l2=0.01, regularise_bias=True, gradient_norm=1e-9).theta
+    return problem, theta, Eigenbasis.of(problem.train.x)
+
+
+def calculator_of(
+    problem: Problem, basis: Eigenbasis, dtype: torch.dtype, *, rank_sign: int = 1, coarse: bool = False
+) -> Calculator:
+    calculator = make_calculator(problem.to(dtype), basis, rank_sign=rank_sign)
+    return replace(calculator, copies=Bfloat16.of(calculator.problem.train)) if coarse else calculator
+
+
 def run(
     plan: Plan = PLAN,
     *,
@@ -288,16 +317,15 @@ def run(
     rank_sign: int = 1,
     lanes: list[Lane] | None = None,
     begin: Tensor | None = None,
+    coarse: bool = False,
 ) -> tuple[Trajectories, Candidates, Calculator, Eigenbasis, Tensor]:
     """Attack the small problem; also its calculator, basis and θ*."""
     lanes = LANES if lanes is None else lanes
     if dtype == torch.float32:
         # What single precision can reach on this problem.
         plan = replace(plan, tolerance=max(plan.tolerance, 1e-4))
-    problem = make_problem()
-    theta = train(problem.train, l2=0.01, regularise_bias=True, gradient_norm=1e-9).theta
-    basis = Eigenbasis.of(problem.train.x)
-    calculator = make_calculator(problem.to(dtype), basis, rank_sign=rank_sign)
+    problem, theta, basis = trained()
+    calculator = calculator_of(problem, basis, dtype, rank_sign=rank_sign, coarse=coarse)
     if begin is None:
         begin = starts(theta, plan.radius, [lane.row for lane in lanes], seed=0, start=0)
     return *attack(calculator, basis, theta, begin, lanes, plan), calculator, basis, theta
@@ -372,7 +400,11 @@ def test_trajectories_have_every_iterate_of_every_lane() -> None:
     assert (found.iterations[:-1] > found.iterations[-1:] / 2).all()
     monitored = found.rank_pristine > 0
     assert np.flatnonzero(monitored.all(axis=1)).tolist() == [0, 5, 10, 12]
-    assert np.flatnonzero(monitored.any(axis=1)).tolist() == [0, 5, 10, 12]
+    hit = found.rank_shared <= min(PLAN.ranks)
+    first = {(int(hit[:, lane].argmax()), lane) for lane in range(6) if hit[:, lane].any()}
+    others = {(step, lane) for step, lane in np.argwhere(monitored) if step not in (0, 5, 10, 12)}
+    assert others == {(step, lane) for step, lane in first if step not in (0, 5, 10, 12)}
+    assert others
 
 
 def test_the_attack_lowers_its_objective_and_raises_its_targets() -> None:
@@ -387,45 +419,82 @@ def test_in_single_precision_the_ball_is_kept_to_rounding() -> None:
     assert found.accuracy_shared.dtype == np.float64
 
 
-def test_single_precision_walks_the_same_way() -> None:
-    single, double = run(dtype=torch.float32)[0], run()[0]
+@pytest.mark.parametrize("coarse", [False, True], ids=["float32", "bfloat16"])
+def test_single_precision_walks_the_same_way(coarse: bool) -> None:
+    single, double = run(dtype=torch.float32, coarse=coarse)[0], run()[0]
     np.testing.assert_allclose(single.objective[:-1], double.objective[:-1], rtol=0.02, atol=0.02)
     np.testing.assert_allclose(single.distance, double.distance, rtol=1e-2)
+    assert single.valid.all()
+    # Neighbours in rank may change places, and no more.
+    assert np.abs(single.rank_shared - double.rank_shared).max() <= 1
+    assert np.mean(single.rank_shared != double.rank_shared) < 0.05
+    both = (single.rank_pristine > 0) & (double.rank_pristine > 0)
+    assert np.abs(single.rank_pristine - double.rank_pristine)[both].max() <= 1
+    for k in PLAN.ranks:
+        assert ((single.rank_shared <= k).any(axis=0) == (double.rank_shared <= k).any(axis=0)).all()
 
 
-def test_the_same_attack_twice_is_the_same_bytes() -> None:
-    first, second = run(dtype=torch.float32), run(dtype=torch.float32)
+@pytest.mark.parametrize("coarse", [False, True], ids=["float32", "bfloat16"])
+def test_the_same_attack_twice_is_the_same_bytes(coarse: bool) -> None:
+    first, second = (run(dtype=torch.float32, coarse=coarse) for _ in range(2))
     for before, after in zip(first[:2], second[:2], strict=True):
         for name, array in vars(before).items():
             assert array.tobytes() == getattr(after, name).tobytes(), name
 
 
-def per_lane_bytes() -> float:
-    problem = make_problem()
-    d, k = problem.train.shape
-    return 4 * ((60 + 40 + 40) * (k + 6) + 20 * d * k)
+def lanes_in(memory: float, problem: Problem, targets: int = 1) -> int:
+    """How many of very many lanes are put side by side."""
+    first = next(packed(problem, 10**6, memory, targets=targets))
+    return len(range(10**6)[first])
 
 
-@pytest.mark.parametrize("lanes_at_once", [0.0, 1.0, 4.0])
-def test_packing_of_lanes_does_not_matter(lanes_at_once: float) -> None:
-    """Packs of one, one and three lanes, against all side by side."""
+def memory_for(lanes: int) -> float:
+    """A little more than so many lanes of the small problem take."""
+    return 1.01 * lanes * 1e7 / lanes_in(1e7, make_problem())
+
+
+@pytest.mark.parametrize(("memory", "packs"), [(0.0, 6), (memory_for(2), 3), (memory_for(4), 2)])
+def test_packing_of_lanes_does_not_matter(memory: float, packs: int) -> None:
+    """Packs of one, two and three lanes, against all side by side."""
+    assert len(list(packed(trained()[0], len(LANES), memory))) == packs
     whole, chosen = run()[:2]
-    packed, packed_chosen = run(replace(PLAN, memory=lanes_at_once * per_lane_bytes()))[:2]
+    parts, parts_chosen = run(replace(PLAN, memory=memory))[:2]
     for name, array in vars(whole).items():
         if name not in ("residual", "iterations"):
-            np.testing.assert_allclose(getattr(packed, name), array, rtol=1e-6, atol=1e-9, err_msg=name)
+            np.testing.assert_allclose(getattr(parts, name), array, rtol=1e-6, atol=1e-9, err_msg=name)
 
     def in_order(candidates: Candidates) -> list[tuple[int, int, int]]:
         return sorted(zip(candidates.lane, candidates.k, candidates.step, strict=True))
 
-    assert in_order(packed_chosen) == in_order(chosen)
+    assert in_order(parts_chosen) == in_order(chosen)
+    by_key = {key[:2]: row for row, key in enumerate(zip(chosen.lane, chosen.k, chosen.step, strict=True))}
+    for row, key in enumerate(zip(parts_chosen.lane, parts_chosen.k, strict=True)):
+        np.testing.assert_allclose(parts_chosen.theta[row], chosen.theta[by_key[key]], rtol=1e-6)
 
 
-def test_lanes_attacked_alone_are_the_same() -> None:
-    whole = run()[0]
-    alone = run(lanes=LANES[3:4])[0]
-    np.testing.assert_allclose(alone.objective[:-1, 0], whole.objective[:-1, 3], rtol=1e-7)
-    assert alone.rank_shared[:, 0].tolist() == whole.rank_shared[:, 3].tolist()
+@pytest.mark.parametrize("lanes", [1, 6, 7, 100])
+@pytest.mark.parametrize("fit", [1, 3, 7, 40])
+def test_packs_are_few_and_nearly_equal(lanes: int, fit: int) -> None:
+    packs = list(packed(make_problem(), lanes, memory_for(fit)))
+    assert [row for pack in packs for row in range(lanes)[pack]] == list(range(lanes))
+    sizes = [pack.stop - pack.start for pack in packs]
+    assert max(sizes) - min(sizes) <= 1
+    assert len(sizes) == -(-lanes // fit)
+
+
+def test_a_lane_too_large_for_the_memory_goes_alone() -> None:
+    assert list(packed(make_problem(), 3, 0.0)) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    assert list(packed(make_problem(), 0, 1e9)) == []
+
+
+def test_what_a_lane_takes_grows_with_everything() -> None:
+    least = lanes_in(1e7, make_problem())
+    assert lanes_in(1e7, make_problem(n=120)) < 0.8 * least
+    assert lanes_in(1e7, make_problem(m=400)) < 0.8 * least
+    assert lanes_in(1e7, make_problem(classes=6)) < 0.8 * least
+    assert lanes_in(1e7, make_problem(d=50)) < 0.8 * least
+    assert lanes_in(1e7, make_problem(), targets=30) < 0.8 * least
+    assert lanes_in(1e7, make_problem().to(torch.float32)) == pytest.approx(2 * least, rel=1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -490,7 +559,7 @@ def test_a_ball_so_large_that_the_model_breaks(dtype: torch.dtype) -> None:
 
 def test_solves_that_miss_their_tolerance_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     hurried = partial(conjugate_gradient, max_iterations=1)
-    monkeypatch.setattr(calculator_module, "conjugate_gradient", hurried)
+    monkeypatch.setattr("undue.valuation.calculator.conjugate_gradient", hurried)
     with pytest.raises(UserError, match="100% of the attacks had a solve that missed") as caught:
         run()
     assert caught.value.where == "attack.tolerance"
@@ -526,7 +595,7 @@ def test_a_lane_that_turns_invalid_loses_its_earlier_candidates(monkeypatch: pyt
         limit = {"max_iterations": 1} if calls > 8 else {}
         return conjugate_gradient(*args, **(options | limit))
 
-    monkeypatch.setattr(calculator_module, "conjugate_gradient", tiring)
+    monkeypatch.setattr("undue.valuation.calculator.conjugate_gradient", tiring)
     monkeypatch.setattr("undue.valuation.attack.INVALID_LANES_ALLOWED", 1.0)
     found, candidates, *_ = run(replace(PLAN, ranks=(60,)))
     assert found.valid[0].all()
@@ -545,6 +614,397 @@ def test_the_second_solve_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     found = run()[0]
     assert not found.valid.any()
     assert (found.residual[:-1] == 0.5).all()
+
+
+# Step by step -----------------------------------------------------------------------------------------------
+
+SETS = torch.tensor([[2, 17, 31], [5, 40, 8]])
+SET_RATES = torch.tensor([0.01, 0.1, 0.05], dtype=torch.float64)
+
+
+def begin_walk(
+    plan: Plan = PLAN,
+    *,
+    target: Tensor = SETS,
+    dtype: torch.dtype = torch.float64,
+    coarse: bool = False,
+    begin: Tensor | None = None,
+    rates: Tensor = SET_RATES,
+) -> tuple[Walk, Calculator]:
+    """A walk of lanes with targets (m, L) on the small problem."""
+    problem, theta, basis = trained()
+    calculator = calculator_of(problem, basis, dtype, coarse=coarse)
+    if begin is None:
+        begin = starts(theta, plan.radius, target[0].tolist(), seed=0, start=0)
+    return Walk(
+        calculator, basis, theta.to(dtype), begin.to(dtype), target, rates.to(dtype), plan
+    ), calculator
+
+
+def exact_scores(theta: Tensor, half: str) -> Tensor:
+    """Scores (n, L) at an iterate (d, k, L) by definition, in the original features."""
+    problem = trained()[0]
+    plain = make_calculator(problem)
+    return torch.stack(
+        [exact_influence(plain, lane, getattr(problem, half)) for lane in theta.double().unbind(dim=2)], dim=1
+    )
+
+
+def exact_ranks(theta: Tensor, half: str, target: Tensor) -> Tensor:
+    """Ranks (m, L) of the targets by definition."""
+    scores = exact_scores(theta, half)
+    own = scores.gather(0, target)
+    return (scores[None] >= own[:, None]).sum(dim=1)
+
+
+def test_targets_are_ranked_one_by_one_and_their_objectives_added() -> None:
+    walk, _ = begin_walk(replace(PLAN, tolerance=1e-12))
+    for _ in range(4):
+        iterate = walk.take(monitor=True)
+        score = exact_scores(iterate.theta, "shared")
+        expected = sum((PLAN.weights(score, row) * score).sum(dim=0) for row in SETS)
+        torch.testing.assert_close(iterate.objective, expected, rtol=1e-8, atol=1e-8)
+        assert torch.equal(iterate.rank_shared, exact_ranks(iterate.theta, "shared", SETS))
+        assert torch.equal(iterate.rank_pristine, exact_ranks(iterate.theta, "pristine", SETS))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_step_follows_the_slope_of_the_sum(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient that Adam is given, by central differences in the original features."""
+    given: list[tuple[Tensor, Tensor]] = []
+
+    def spied(self: Adam, gradient: Tensor, learning_rate: Tensor) -> Tensor:
+        given.append((gradient.clone(), learning_rate.clone()))
+        return step(self, gradient, learning_rate)
+
+    step = Adam.step
+    monkeypatch.setattr(Adam, "step", spied)
+    weights = OBJECTIVES[name]
+    walk, _ = begin_walk(replace(PLAN, weights=weights, tolerance=1e-12, steps=2, drop_at=0.5))
+    for number in range(2):
+        theta = walk.take(monitor=False).theta
+        gradient, rate = given[number]
+        torch.testing.assert_close(rate, SET_RATES * (1.0, 0.1)[number])
+        score = exact_scores(theta, "shared")
+        frozen = weights(score, SETS[0]) + weights(score, SETS[1])
+        direction = normal(*theta.shape, seed=number)
+        ahead, behind = (exact_scores(theta + sign * 1e-5 * direction, "shared") for sign in (1, -1))
+        slope = (frozen * (ahead - behind)).sum(dim=0) / 2e-5
+        torch.testing.assert_close((gradient * direction).sum(dim=(0, 1)), slope, rtol=1e-6, atol=1e-6)
+
+
+def test_the_last_iterate_stays_where_it_is() -> None:
+    walk, _ = begin_walk()
+    first = walk.take(monitor=False)
+    last = walk.take(monitor=False, last=True)
+    assert not torch.equal(first.theta, last.theta)
+    assert torch.isfinite(first.objective).all()
+    assert torch.isnan(last.objective).all()
+    again = walk.take(monitor=False, last=True)
+    assert torch.equal(last.theta, again.theta)
+    assert again.iterations.tolist() == [0, 0, 0]
+
+
+def test_solves_begin_where_their_last_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where θ does not move, a second step takes no products: for none of the three solves."""
+    taken: list[int] = []
+    solve = Calculator.solve
+
+    def spied(self: Calculator, at: LinearPoint, b: Tensor, **options: Any) -> Solution:
+        solution = solve(self, at, b, **options)
+        taken.append(int(solution.iterations.sum()))
+        return solution
+
+    monkeypatch.setattr(Calculator, "solve", spied)
+    begin = (1.1 * trained()[1]).expand(-1, -1, 3).contiguous()
+    walk, _ = begin_walk(begin=begin, rates=torch.zeros(3, dtype=torch.float64))
+    for _ in range(2):
+        walk.take(monitor=True)
+    assert min(taken[:3]) > 0
+    assert taken[3:] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("coarse", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4])
+def test_every_solve_of_a_walk_keeps_its_word(
+    coarse: bool, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each residual, measured afterwards in double precision; and the targets' ranks where they are clear."""
+    solves: list[tuple[Tensor, Tensor, Solution]] = []
+    done: list[tuple[Tensor, Tensor, Solution]] = []
+    solve = Calculator.solve
+
+    def spied(self: Calculator, at: LinearPoint, b: Tensor, **options: Any) -> Solution:
+        solution = solve(self, at, b, **options)
+        solves.append((at.theta, b, solution))
+        return solution
+
+    monkeypatch.setattr(Calculator, "solve", spied)
+    walk, calculator = begin_walk(replace(PLAN, tolerance=tolerance), dtype=torch.float32, coarse=coarse)
+    iterates = []
+    for step in range(6):
+        iterate = walk.take(monitor=step % 2 == 0)
+        # The step's own two solves, not that for the pristine half.
+        first, second = (solution for *_, solution in solves[:2])
+        assert torch.equal(iterate.residual, torch.maximum(first.residual, second.residual))
+        assert torch.equal(iterate.iterations, first.iterations + second.iterations)
+        iterates.append(iterate)
+        done.extend(solves)
+        solves.clear()
+    problem, _, basis = trained()
+    double = make_calculator(problem, basis)
+    assert len(done) >= 2 * 6 + 3
+    for theta, b, solution in done:
+        assert bool(solution.converged.all())
+        for lane in range(theta.shape[2]):
+            hessian = exact_hessian(double, theta[..., lane].double())
+            right = b[..., lane].double().reshape(-1)
+            left = right - hessian @ solution.x[..., lane].double().reshape(-1)
+            true = float(left.norm() / right.norm())
+            assert true <= tolerance * 1.02
+            assert true == pytest.approx(float(solution.residual[lane]), rel=0.05, abs=2e-6)
+        assert solution.projection is not None
+        outputs = calculator.problem.train.project(solution.x).outputs
+        # Carried along from solve to solve, so that rounding adds up.
+        size = float(outputs.abs().max())
+        torch.testing.assert_close(solution.projection.outputs, outputs, rtol=0, atol=1e-5 * size)
+    assert bool(walk.valid.all())
+    for iterate in iterates:
+        assert bool((iterate.residual <= tolerance).all())
+        score = exact_scores(iterate.theta, "shared")
+        own = score.gather(0, SETS)
+        # ‖Δu‖ ≤ tolerance ‖b‖ / (λ + δ), and no score moves by more than its gradient's length times that.
+        clear = 10 * tolerance * score.abs().amax(dim=0)
+        least = 1 + (score[None] > own[:, None] + clear).sum(dim=1)
+        most = (score[None] >= own[:, None] - clear).sum(dim=1)
+        assert bool(((least <= iterate.rank_shared) & (iterate.rank_shared <= most)).all())
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_copies_take_the_products_of_the_solves(coarse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With copies all but the products of the residuals and of the gradient are coarse, without none is."""
+    calls: dict[type, int] = {}
+
+    def count(kind: type, product: Callable[..., Tensor]) -> None:
+        def counted(*args: Any) -> Tensor:
+            calls[kind] += 1
+            return product(*args)
+
+        calls[kind] = 0
+        monkeypatch.setattr(kind, "hvp", counted)
+
+    count(CoarsePoint, CoarsePoint.hvp)
+    count(LinearPoint, LinearPoint.hvp)
+    walk, _ = begin_walk(
+        replace(PLAN, tolerance=1e-6), target=SETS[:1, :1], rates=SET_RATES[:1], coarse=coarse
+    )
+    # What came before, the training, does not count.
+    calls.update(dict.fromkeys(calls, 0))
+    products = int(walk.take(monitor=False).iterations)
+    assert products > 6
+    if coarse:
+        assert calls[CoarsePoint] == products
+        assert calls[LinearPoint] <= 2 * solvers.MAX_ROUNDS + 1
+    else:
+        assert calls[CoarsePoint] == 0
+        # The test half's part of the gradient; a cold solve takes no product to begin or to end with.
+        assert calls[LinearPoint] == products + 1
+
+
+def test_a_coarse_operator_that_is_of_no_use_makes_lanes_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    walk, calculator = begin_walk(dtype=torch.float32, coarse=True)
+    assert calculator.copies is not None
+    calculator.copies.x.mul_(10)
+    iterate = walk.take(monitor=True)
+    assert not iterate.valid.any()
+    assert not iterate.rank_pristine.any()
+    assert bool((iterate.residual > 0.1).all())
+
+
+def test_where_a_lane_first_hits_it_is_ranked_on_the_pristine_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a dense solve, whichever lanes hit beside it; any of a lane's targets counts, and only once."""
+    order = honest_order()
+    target = torch.tensor(
+        [
+            [order[place - 1] for place in places]
+            for places in ((51, 21, 41, 9, 31, 13, 60), (56, 36, 46, 41, 59, 31, 58))
+        ]
+    )
+    rates = torch.tensor([0.3, 0.01, 0.1, 0.5, 0.05, 1.0, 0.02], dtype=torch.float64)
+    plan = replace(PLAN, ranks=(40, 19), tolerance=1e-11, steps=16)
+    walk, calculator = begin_walk(plan, target=target, rates=rates)
+    begun: list[Projection | None] = []
+    ended: list[Projection | None] = []
+    score = Calculator.score
+
+    def spied(
+        self: Calculator, at: LinearPoint, test: LinearPoint, **options: Any
+    ) -> tuple[Tensor, Solution]:
+        values, solution = score(self, at, test, **options)
+        if test.risk is calculator.problem.pristine:
+            begun.append(options["start"])
+            ended.append(solution.projection)
+        return values, solution
+
+    monkeypatch.setattr(Calculator, "score", spied)
+    hits, done = [], torch.zeros(7, dtype=torch.bool)
+    whole = None
+    for step in range(10):
+        monitored = step in (0, 5)
+        iterate = walk.take(monitor=monitored)
+        hit = (iterate.rank_shared <= 19).any(dim=0)
+        wanted = (hit & ~done) | monitored
+        expected = exact_ranks(iterate.theta, "pristine", target)
+        assert torch.equal(iterate.rank_pristine, torch.where(wanted, expected, 0))
+        done |= hit
+        hits.append(hit)
+        # One solve, of the wanted lanes alone, from what was last found for all.
+        assert len(begun) == int(wanted.any())
+        if begun and whole is not None:
+            (start,) = begun
+            assert start is not None
+            assert torch.equal(start.vector, whole.vector[..., wanted])
+            assert torch.equal(start.outputs, whole.outputs[..., wanted])
+        if monitored:
+            whole = ended[0]
+        begun.clear()
+        ended.clear()
+    # Some hit at once, some later, together or alone; one leaves and comes back; one never does.
+    first = [next((step for step, hit in enumerate(hits) if hit[lane]), None) for lane in range(7)]
+    assert first == [2, 0, 0, 1, 1, 1, None]
+    assert [bool(hit[0]) for hit in hits[2:9]] == [True, False, False, False, False, True, True]
+
+
+def test_a_rank_that_was_not_solved_for_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pristine half's solve misses its tolerance in a lane: no rank there, and nothing else."""
+    score = Calculator.score
+    walk, calculator = begin_walk()
+
+    def missing(
+        self: Calculator, at: LinearPoint, test: LinearPoint, **options: Any
+    ) -> tuple[Tensor, Solution]:
+        values, solution = score(self, at, test, **options)
+        if test.risk is calculator.problem.pristine:
+            residual = solution.residual.clone()
+            residual[1] = 0.5
+            solution = replace(solution, residual=residual)
+        return values, solution
+
+    monkeypatch.setattr(Calculator, "score", missing)
+    iterate = walk.take(monitor=True)
+    assert (iterate.rank_pristine > 0).tolist() == [[True, False, True]] * 2
+    assert bool(iterate.valid.all())
+    assert bool((iterate.residual <= PLAN.tolerance).all())
+
+
+# Corners ----------------------------------------------------------------------------------------------------
+
+
+def honest_order() -> list[int]:
+    """Training rows by their score at θ*, the highest first."""
+    order: list[int] = torch.argsort(exact_scores(trained()[1], "shared")[:, 0], descending=True).tolist()
+    return order
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_target_that_is_at_the_top_already(name: str) -> None:
+    """It hits at once, stands above nobody's wish, and with S empty only its own score is raised."""
+    top = honest_order()[0]
+    theta = trained()[1]
+    plan = replace(PLAN, weights=OBJECTIVES[name], steps=6, tolerance=1e-10, first_hit=True)
+    lanes = [Lane(top, 0.01)]
+    found, candidates, *_ = run(plan, lanes=lanes, begin=theta.clone())
+    assert found.valid.all()
+    assert found.rank_shared[0, 0] == 1
+    assert found.rank_pristine[0, 0] == int(exact_ranks(theta, "pristine", torch.tensor([[top]])))
+    assert found.distance[0, 0] == 0
+    assert candidates.step.tolist() == [0, 0]
+    assert np.isfinite(found.objective[:-1]).all()
+    expected = reference(make_calculator(make_problem()), theta[..., 0], theta[..., 0], lanes[0], plan)
+    np.testing.assert_allclose(found.objective[:-1, 0], expected["objective"][:-1], rtol=1e-6)
+    score = exact_scores(theta, "shared")[:, 0]
+    if name == "min_higher":
+        assert found.objective[0, 0] == pytest.approx(-float(score[top]), rel=1e-8)
+
+
+def test_a_target_that_is_its_classs_only_member() -> None:
+    problem = make_problem()
+    y = problem.train.y.clone()
+    y[y == 2] = 0
+    y[7] = 2
+    problem = replace(problem, train=replace(problem.train, y=y))
+    theta = train(problem.train, l2=0.01, regularise_bias=True, gradient_norm=1e-9).theta
+    basis = Eigenbasis.of(problem.train.x)
+    plan = replace(PLAN, steps=4, tolerance=1e-12, monitor_every=1)
+    begin = starts(theta, plan.radius, [7], seed=0, start=0)
+    lane = Lane(7, 0.1)
+    found, _ = attack(make_calculator(problem, basis), basis, theta, begin, [lane], plan)
+    expected = reference(make_calculator(problem), theta[..., 0], begin[..., 0], lane, plan)
+    assert found.valid.all()
+    np.testing.assert_allclose(found.objective[:-1, 0], expected["objective"][:-1], rtol=1e-5)
+    for column in ("distance", "accuracy_shared", "accuracy_pristine"):
+        np.testing.assert_allclose(getattr(found, column)[:, 0], expected[column], rtol=1e-6)
+    for column in ("rank_shared", "rank_pristine"):
+        assert getattr(found, column)[:, 0].tolist() == expected[column].tolist()
+
+
+# What is kept -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("memory", [1e9, memory_for(4)])
+def test_the_published_codes_rule(memory: float) -> None:
+    """The first iterate with rank ≤ min(ranks), else the last; it counts for all k that it reaches."""
+    plan = replace(PLAN, steps=30, ranks=(40, 5, 12), first_hit=True, memory=memory)
+    lanes = [Lane(row, rate) for row in (2, 17, 31, 50, 8) for rate in (0.01, 0.1)]
+    found, candidates, _, _, theta = run(plan, lanes=lanes)
+    expected = {}
+    ends = []
+    for lane in range(len(lanes)):
+        ranks = found.rank_shared[:, lane].tolist()
+        step = next((step for step in range(31) if ranks[step] <= 5), 30)
+        ends.append(min(ranks) <= 5)
+        for k in plan.ranks:
+            if ranks[step] <= k:
+                expected[lane, k] = step
+    keys = list(zip(candidates.lane.tolist(), candidates.k.tolist(), strict=True))
+    assert dict(zip(keys, candidates.step.tolist(), strict=True)) == expected
+    assert len(keys) == len(expected)
+    assert {True, False} == set(ends)
+    models = torch.from_numpy(candidates.theta).permute(1, 2, 0)
+    distance = norm(models - theta) / norm(theta)
+    np.testing.assert_allclose(distance, found.distance[candidates.step, candidates.lane], rtol=1e-10)
+    # The other rule keeps others.
+    accurate = run(replace(plan, first_hit=False), lanes=lanes)[1]
+    assert accurate.step.tolist() != candidates.step.tolist()
+
+
+def test_the_best_is_the_first_of_the_highest_eligible() -> None:
+    best = Best(torch.zeros(2, 1, 4))
+    assert best.step.tolist() == [-1] * 4
+    offers = [
+        ([0.5, 0.9, 0.2, 0.1], [True, False, True, False]),
+        ([0.5, 0.8, 0.7, 0.9], [True, True, True, False]),
+        ([0.6, 0.8, 0.1, 1.0], [False, True, True, False]),
+    ]
+    for number, (merit, eligible) in enumerate(offers):
+        theta = torch.full((2, 1, 4), float(number))
+        best.offer(theta, torch.tensor(merit).double(), torch.tensor(eligible))
+        theta.fill_(torch.nan)
+    assert best.step.tolist() == [0, 1, 1, -1]
+    assert best.theta[0, 0].tolist() == [0.0, 1.0, 1.0, 0.0]
+    assert best.merit.tolist() == pytest.approx([0.5, 0.8, 0.7, -np.inf])
+
+
+def test_one_invalid_lane_of_a_hundred_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    valid = np.ones(100, dtype=bool)
+    check_valid(valid, 1e-3)
+    assert not caplog.text
+    valid[3] = False
+    check_valid(valid, 1e-3)
+    assert "1 of 100 lanes are invalid" in caplog.text
+    valid[4] = False
+    with pytest.raises(UserError, match=r"2% of the attacks .* 0\.001"):
+        check_valid(valid, 1e-3)
 
 
 def test_tables_hold_what_the_arrays_do(tmp_path: Path) -> None:

@@ -130,9 +130,14 @@ def test_presets_are_valid_overlays_that_keep_their_results_apart(
     update_config(config, overlay)
     checked = validate(config)
     assert checked["results"] == f"results/presets/{preset.stem}"
-    for section, block in overlay.items():
-        for key, value in block.items() if isinstance(block, dict) else ():
-            assert checked[section][key] == value
+    assert holds(checked, overlay)
+
+
+def holds(whole: Any, part: Any) -> bool:
+    """Whether every value of `part` is at its place in `whole`."""
+    if isinstance(part, dict):
+        return all(key in whole and holds(whole[key], value) for key, value in part.items())
+    return bool(whole == part)
 
 
 def test_presets_exist() -> None:
@@ -207,6 +212,8 @@ def test_a_dataset_of_every_kind(config: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("value", ["cross_validated", 0, 0.01])
 def test_l2_may_be_chosen_or_given(config: dict[str, Any], value: str | float) -> None:
+    # Without λ there is no one minimum to hold rankings against.
+    config = put(config, "validation.ranking_samples", 0)
     assert validate(put(config, "model.l2", value))["model"]["l2"] == value
 
 
@@ -217,9 +224,13 @@ def test_l2_may_be_chosen_or_given(config: dict[str, Any], value: str | float) -
     ("key", "value", "message"),
     [
         ("resultz", "x", "resultz: unknown key; did you mean results?"),
-        ("radii", [0.1], "radii: unknown key; did you mean attack.radii?"),
+        ("radii", [0.1], "radii: unknown key; did you mean attack.radii or impossibility.radii?"),
         ("attack.radius", [0.1], "attack.radius: unknown key; did you mean attack.radii?"),
-        ("attack.damping", 1, "attack.damping: unknown key; did you mean influence.damping?"),
+        (
+            "attack.damping",
+            1,
+            "attack.damping: unknown key; did you mean influence.damping or impossibility.damping?",
+        ),
         ("attack.xyzzy", 1, "attack.xyzzy: unknown key"),
         ("datasets.pet.kynd", "x", "datasets.pet.kynd: unknown key; did you mean datasets.pet.kind?"),
         (
@@ -282,7 +293,7 @@ def test_l2_may_be_chosen_or_given(config: dict[str, Any], value: str | float) -
         ("attack.radii", [[1], [1]], "attack.radii[0]: [1] is not a number > 0"),
         ("attack.learning_rates", [0], "attack.learning_rates[0]: 0 is not a number > 0"),
         ("attack.seeds", [0, 0], "attack.seeds: 0 is there more than once"),
-        ("attack.seeds", [-1], "attack.seeds[0]: -1 is not a whole number >= 0"),
+        ("attack.seeds", [-2], "attack.seeds[0]: -2 is not a whole number >= -1"),
         ("attack.targets", 0, "attack.targets: 0 is not a whole number >= 1"),
         ("attack.targets_per_block", 0, "attack.targets_per_block: 0 is not a whole number >= 1"),
         ("attack.ranks", [0], "attack.ranks[0]: 0 is not a whole number >= 1"),
@@ -294,7 +305,7 @@ def test_l2_may_be_chosen_or_given(config: dict[str, Any], value: str | float) -
         ("attack.monitor_every", 0, "attack.monitor_every: 0 is not a whole number >= 1"),
         ("attack.tolerance", 0, "attack.tolerance: 0 is not a number > 0 and < 1"),
         ("attack.memory_gb", 0, "attack.memory_gb: 0 is not a number > 0"),
-        ("figures.gallery_targets", 0, "figures.gallery_targets: 0 is not a whole number >= 1"),
+        ("figures.gallery_targets", -1, "figures.gallery_targets: -1 is not a whole number >= 0"),
         ("figures.dpi", 10, "figures.dpi: 10 is not a whole number >= 50 and <= 1200"),
     ],
 )
@@ -379,6 +390,7 @@ def test_own_backbone_is_held_against_the_global_image_size(config: dict[str, An
 @pytest.mark.parametrize(("l2", "bias"), [(0, True), (0.1, False), ("cross_validated", False)])
 def test_a_singular_system_is_refused(config: dict[str, Any], l2: str | float, bias: bool) -> None:
     config["influence"]["damping"] = 0
+    config["validation"]["ranking_samples"] = 0
     assert validate(config)
     config["model"].update(l2=l2, regularise_bias=bias)
     (line,) = refusal(config)
@@ -469,3 +481,55 @@ def test_results_stay_out_of_the_projects_own_folders() -> None:
     folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
     computed = {"results", "logs", "benchmarks", "build"}
     assert folders - computed <= SOURCES
+
+
+# Variants ---------------------------------------------------------------------------------------------------
+
+
+def with_variant(config: dict[str, Any], **entry: Any) -> dict[str, Any]:
+    return {**config, "datasets": {**config["datasets"], "variant": {"base": "mnist5k", **entry}}}
+
+
+def test_a_variant_keeps_what_it_says_and_nothing_else(config: dict[str, Any]) -> None:
+    entry = {"l2": 0.01, "rank_sign": -1, "train_samples": 500}
+    checked = validate(with_variant(config, **entry))
+    assert checked["datasets"]["variant"] == {"base": "mnist5k", **entry}
+    assert validate(checked) == checked
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            {"base": "mnist5"},
+            'datasets.variant.base: there is no "mnist5" in datasets; did you mean mnist5k?',
+        ),
+        (
+            {"path": "x"},
+            "datasets.variant.path: is the base's; a variant has l2, damping, rank_sign, train_samples",
+        ),
+        ({"l2": 0, "damping": 0}, "datasets.variant.damping: with no damping and l2 0 H_δ is singular"),
+        ({"train_samples": 1}, "datasets.variant.train_samples: 1 is not a whole number >= 2"),
+    ],
+)
+def test_what_a_variant_cannot_be(config: dict[str, Any], entry: dict[str, Any], message: str) -> None:
+    (line,) = refusal(with_variant(config, **entry))
+    assert message in line
+
+
+def test_a_variant_of_a_variant_is_refused(config: dict[str, Any]) -> None:
+    changed = with_variant(config, l2=0.1)
+    changed["datasets"]["again"] = {"base": "variant"}
+    assert refusal(changed) == [
+        "datasets.again.base: variant is a variant itself: name the dataset that it is based on"
+    ]
+
+
+def test_only_variants_differ(config: dict[str, Any]) -> None:
+    lines = refusal(put(config, "datasets.mnist5k.l2", 0.1))
+    assert lines == ["datasets.mnist5k.l2: only variants have it, which name a `base`"]
+
+
+def test_the_published_training_has_no_regulariser_to_vary(config: dict[str, Any]) -> None:
+    changed = with_variant(put(put(config, "model.training", "paper_sgd"), "model.l2", 0), l2=0.1)
+    assert refusal(changed) == ["datasets.variant.l2: paper_sgd trains without a regulariser"]

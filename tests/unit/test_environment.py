@@ -212,8 +212,8 @@ def test_two_at_once_install_once(make: Make) -> None:
 
 
 def test_pip_gets_further_options(make: Make) -> None:
-    make.run("environment", "PIP_ARGS=--one --two")
-    assert "--one --two -r envs/requirements.txt" in make.log.read_text()
+    make.run("environment", "PIP_ARGS=--extra-index-url URL")
+    assert "--extra-index-url URL -r envs/requirements.txt" in make.log.read_text()
 
 
 def test_an_old_python_is_named(make: Make) -> None:
@@ -237,19 +237,22 @@ def test_reproduce_runs_the_default_and_says_where_the_figures_are(make: Make) -
     assert output.splitlines()[-1].split() == ["Figures:", "results/figures/"]
 
 
-def test_reproduce_with_a_preset(make: Make) -> None:
-    code, output = make.run("reproduce", "PRESET=smoke", "CORES=1", "ARGS=--dry-run")
+@pytest.mark.parametrize(("preset", "results"), [("paper", "results/presets/paper"), ("gpu", "results")])
+def test_reproduce_with_a_preset(make: Make, preset: str, results: str) -> None:
+    code, output = make.run("reproduce", f"PRESET={preset}", "CORES=1", "ARGS=--dry-run")
     assert code == 0, output
     called = make.log.read_text()
-    assert "-m snakemake --cores 1 --configfile workflow/presets/smoke.yaml --dry-run" in called
-    assert output.splitlines()[-1].split() == ["Figures:", "results/presets/smoke/figures/"]
+    assert f"-m snakemake --cores 1 --configfile workflow/presets/{preset}.yaml --dry-run" in called
+    # An overlay that names no folder of its own leaves the default one.
+    assert output.splitlines()[-1].split() == ["Figures:", f"{results}/figures/"]
 
 
 @pytest.mark.parametrize("preset", ["smok", "smoke paper", "../config"])
 def test_a_misspelt_preset_is_refused_before_anything_is_made(make: Make, preset: str) -> None:
+    presets = sorted(path.stem for path in (ROOT / "workflow" / "presets").glob("*.yaml"))
     code, output = make.run("reproduce", f"PRESET={preset}")
     assert code != 0
-    assert f"There is no preset '{preset}'. There are: paper smoke" in output
+    assert f"There is no preset '{preset}'. There are: {' '.join(presets)}" in output
     assert not make.log.exists()
 
 
@@ -279,10 +282,36 @@ def test_clean_keeps_data_and_results(make: Make) -> None:
     assert all(file.exists() for file in kept)
 
 
-def test_continuous_integration_runs_everything() -> None:
+def test_the_benchmark_is_run(make: Make) -> None:
+    code, output = make.run("bench", "ARGS=--help")
+    assert code == 0, output
+    assert "-m bench --help" in make.log.read_text()
+
+
+def test_continuous_integration_runs_everything(tmp_path: Path) -> None:
+    """All tests, none of them skipped for want of what could be installed."""
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert "make test" in script.read_text(encoding="utf-8")
+    programs = {
+        "apt-get": "exit 1",
+        "make": 'echo "make $* with $UNDUE_REQUIRE"',
+        "chromium": "",
+        "sbatch": "",
+    }
+    for name, does in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    ran = subprocess.run([script], env=environment, check=True, capture_output=True, text=True)
+    *said, last = ran.stdout.splitlines()
+    asked, _, has = last.partition(" with ")
+    assert asked == "make test"
+    # SLURM is more than its sbatch.
+    path = os.pathsep.join([environment["PATH"], "/usr/sbin", "/sbin"])
+    slurm, ssh = (shutil.which(name, path=path) for name in ("munged", "sshd"))
+    wanted = ["registry", "browser", *["slurm"] * bool(slurm), *["ssh"] * bool(ssh)]
+    assert has.split(",") == wanted
+    assert len(said) == 4 - len(wanted)
 
 
 def test_python_is_new_enough() -> None:

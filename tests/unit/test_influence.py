@@ -119,7 +119,7 @@ def test_a_warm_start_changes_nothing_but_the_work() -> None:
     theta = make_theta(problem.train, 2)
     train, shared = calculator.at(theta), problem.shared.at(theta)
     cold, first = calculator.score(train, shared, tolerance=1e-10)
-    warm, second = calculator.score(train, shared, tolerance=1e-10, start=first.x)
+    warm, second = calculator.score(train, shared, tolerance=1e-10, start=first.projection)
     assert second.iterations.tolist() == [0, 0]
     torch.testing.assert_close(warm, cold, rtol=1e-9, atol=1e-10)
 

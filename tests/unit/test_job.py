@@ -30,6 +30,7 @@ def snakemake(tmp_path: Path) -> SimpleNamespace:
         rule="attack",
         wildcards={"radius": "0.1"},
         log=[str(tmp_path / "logs" / "attack.log")],
+        input=[],
         output=[str(tmp_path / "out[1].npy")],
         threads=2,
     )

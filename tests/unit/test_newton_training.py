@@ -24,7 +24,7 @@ links = pytest.mark.parametrize("link", LINKS, ids=lambda link: type(link).__nam
 biases = pytest.mark.parametrize("regularise_bias", [True, False], ids=["bias", "no bias"])
 
 
-def minimise(objective: Objective, lanes: int = 1, **options: float) -> Minimum:
+def minimise(objective: Objective[LinearRisk], lanes: int = 1, **options: float) -> Minimum:
     """Newton's method from zero, in the features as they are."""
     x = objective.risk.x
     zero = x.new_zeros(*objective.risk.shape, lanes)

@@ -110,3 +110,17 @@ def test_the_preconditioner_is_the_diagonal_where_curvature_is_constant(damping:
     matrix = dense_matrix(objective.hessian(point, damping), theta)
     approximate = objective.preconditioner(point, risk.x.square().mean(dim=0), damping)
     close(approximate.reshape(-1), torch.diagonal(matrix))
+
+
+@pytest.mark.parametrize("link", LINKS, ids=lambda link: type(link).__name__)
+def test_the_last_block_is_that_of_the_hessian(link: Link) -> None:
+    risk = make_risk(link)
+    theta = make_theta(risk, 2)
+    objective = Objective(risk, 0.1, regularise_bias=False)
+    point, (d, k) = risk.at(theta), risk.shape
+    block = objective.last_block(point, 2, 0.25)
+    for lane in range(2):
+        chosen = torch.tensor([lane])
+        whole = dense_matrix(objective.hessian(point, 0.25).narrow(chosen), theta[..., chosen])
+        part = dense_matrix(block.narrow(chosen), theta[-2:, :, chosen])
+        close(part, whole[(d - 2) * k :, (d - 2) * k :])

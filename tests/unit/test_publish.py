@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,26 +20,29 @@ from problems import exact_influence, make_calculator, make_problem, normal
 from undue.arrays import write_arrays
 from undue.calculus.basis import Eigenbasis
 from undue.calculus.solvers import conjugate_gradient
+from undue.intervals import wilson
 from undue.tables import write_table
 from undue.training import train
-from undue.valuation import publish
 from undue.valuation.attack import Lane, Plan, attack, candidate_table, starts
 from undue.valuation.examples import choose_examples
 from undue.valuation.objectives import min_higher
 from undue.valuation.publish import PUBLISHED_COLUMNS, choose, confirm, gather, judge
 from undue.valuation.summary import (
+    ATTACK_SUCCESS_COLUMNS,
     SUCCESS_COLUMNS,
     TABLE1_COLUMNS,
+    count_invalid,
     metrics,
     pretty_success,
     pretty_table1,
     success,
     success_rates,
     table1,
-    wilson,
 )
 
 HONEST = {"shared": 0.90, "pristine": 0.88}
+
+DAMPING: Mapping[str, float] = defaultdict(lambda: 0.25)
 
 
 def targets_of(*rows: tuple[int, int, int]) -> pd.DataFrame:
@@ -252,7 +257,7 @@ def test_many_models_are_confirmed_in_blocks(monkeypatch: pytest.MonkeyPatch) ->
     theta = normal(7, 5, 3, seed=0).numpy()
     rows = np.arange(7)
     whole = confirm(calculator, basis, theta, rows)
-    monkeypatch.setattr(publish, "CONFIRMATION_LANES", 3)
+    monkeypatch.setattr("undue.valuation.evaluate.LANES", 3)
     pd.testing.assert_frame_equal(confirm(calculator, basis, theta, rows), whole)
     assert whole.index.tolist() == list(range(7))
 
@@ -312,6 +317,23 @@ def test_success_counts_every_target() -> None:
     assert found["unconfirmed"] == 1
     assert (found["success_low"], found["success_high"]) == wilson(2, 5)
     assert (found["best_success_low"], found["best_success_high"]) == wilson(3, 5)
+    assert (found["transfer_low"], found["transfer_high"]) == wilson(1, 5)
+    assert (found["best_transfer_low"], found["best_transfer_high"]) == wilson(2, 5)
+
+
+def test_attacks_with_a_solve_that_missed_its_tolerance_are_counted(tmp_path: Path) -> None:
+    steps = pd.DataFrame(
+        {
+            "target": [1, 1, 2, 2],
+            "learning_rate": 0.1,
+            "step": [0, 1, 0, 1],
+            "valid": [True, True, True, False],
+        }
+    )
+    paths = [tmp_path / f"{number}.parquet" for number in range(2)]
+    steps.to_parquet(paths[0])
+    steps.assign(valid=True).to_parquet(paths[1])
+    assert count_invalid(paths) == (1, 4)
 
 
 def test_rates_of_each_k(tmp_path: Path) -> None:
@@ -337,7 +359,7 @@ def test_wilson_intervals() -> None:
 
 def rate_of(radius: float, success: float, lost: float, best: float, best_lost: float) -> dict[str, Any]:
     """A row of `attack_success`; pristine numbers can be told from the radius."""
-    numbers = dict.fromkeys(SUCCESS_COLUMNS, 0.0)
+    numbers = dict.fromkeys(ATTACK_SUCCESS_COLUMNS, 0.0)
     return numbers | {
         "dataset": "mnist",
         "objective": "min_higher",
@@ -345,6 +367,7 @@ def rate_of(radius: float, success: float, lost: float, best: float, best_lost: 
         "targets": 50,
         "radius": radius,
         "success": success,
+        "unconfirmed": 1,
         "accuracy_lost_shared": lost,
         "accuracy_lost_pristine": radius,
         "transfer": 10 * radius,
@@ -377,12 +400,13 @@ def test_table1_takes_the_radius_that_succeeds_most_on_the_shared_half(tmp_path:
             rate_of(0.05, 0.6, 0.01, 0.4, 0.0),
         ]
     )
-    table = table1(rates, MODELS, damping=0.25)
+    table = table1(rates, MODELS, damping=DAMPING)
     (row,) = table.to_dict("records")
     # Three radii succeed equally; two of them at the least cost; the smaller is taken.
     assert (row["radius"], row["accuracy_lost"], row["transfer"]) == (0.05, 0.05, 0.5)
     assert (row["best_radius"], row["best_accuracy_lost"], row["best_transfer"]) == (0.2, 20.0, 200.0)
     assert (row["success"], row["best_success"]) == (0.6, 0.9)
+    assert row["unconfirmed"] == 4
     assert (row["honest_accuracy"], row["l2"], row["damping"], row["theta_norm"]) == (0.8, 0.01, 0.25, 2.5)
     assert row["targets"] == 50
     write_table(tmp_path / "table1.parquet", TABLE1_COLUMNS, table)
@@ -398,12 +422,12 @@ def test_table1_has_a_row_for_each_data_set_objective_and_k() -> None:
         ],
         ignore_index=True,
     )
-    table = table1(rates, {name: MODELS["mnist"] for name in "ab"}, damping=0.25)
+    table = table1(rates, {name: MODELS["mnist"] for name in "ab"}, damping=DAMPING)
     assert table[["dataset", "objective", "k"]].to_numpy().tolist() == [
         [name, objective, k]
         for name in ("b", "a")
-        for objective in ("min_higher", "max_target")
         for k in (1, 300)
+        for objective in ("min_higher", "max_target")
     ]
 
 
@@ -414,7 +438,7 @@ def test_table1_where_nothing_succeeds() -> None:
             accuracy_lost_pristine=NAN
         ),
         MODELS,
-        damping=0.25,
+        damping=DAMPING,
     )
     assert table["radius"].tolist() == [0.1]
     assert table["accuracy_lost"].isna().all()
@@ -425,7 +449,7 @@ def test_table1_where_nothing_succeeds() -> None:
 
 
 def test_metrics_weigh_the_halves_by_their_sizes() -> None:
-    table = table1(pd.DataFrame([rate_of(0.1, 0.5, 0.0, 0.5, 0.0)]), MODELS, damping=0.25)
+    table = table1(pd.DataFrame([rate_of(0.1, 0.5, 0.0, 0.5, 0.0)]), MODELS, damping=DAMPING)
     assert metrics(table, MODELS)["mnist"]["accuracy"] == pytest.approx(0.875)
 
 
@@ -435,9 +459,9 @@ def test_tables_for_reading() -> None:
     assert pretty["success [95 %]"] == "0.50 [0.40, 0.60]"
     assert pretty["accuracy lost"] == "10.0 %"
     assert pretty["C"] == "0.1"
-    first = pretty_table1(table1(rates, MODELS, damping=0.25), 0.03).iloc[0]
+    first = pretty_table1(table1(rates, MODELS, damping=DAMPING), 0.03).iloc[0]
     assert first["success, loss ≤ 3% [95 %]"] == "0.50 [0.40, 0.60]"
-    assert first["‖θ*‖"] == "2.50"
+    assert first["transfer [95 %]"] == "1.00 [0.00, 0.00]"
 
 
 def test_examples_are_successes_of_the_smallest_k_at_the_smallest_radius() -> None:

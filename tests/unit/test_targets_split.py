@@ -17,9 +17,11 @@ from undue.data.split import (
     SHARED,
     SPLIT_COLUMNS,
     TRAIN,
+    UNUSED,
     split,
     stratified_folds,
     stratified_share,
+    thin,
 )
 from undue.errors import UserError
 from undue.randomness import stream
@@ -321,3 +323,32 @@ def test_a_split_that_leaves_nothing_is_refused(labels: np.ndarray, fraction: fl
     with pytest.raises(UserError, match=complaint) as caught:
         split(labels, np.full(len(labels), "", dtype=object), test_fraction=fraction, seed=0)
     assert caught.value.where == "split.test_fraction"
+
+
+# Fewer training samples -------------------------------------------------------------------------------------
+
+
+def test_thinning_keeps_class_ratios_and_the_test_halves() -> None:
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    part = np.array([TRAIN] * 100, dtype=object)
+    part[::5] = SHARED
+    thinned = thin(labels, part, 40, seed=3)
+    assert (thinned[::5] == SHARED).all()
+    assert (thinned == TRAIN).sum() == 40
+    assert (thinned == UNUSED).sum() == 40
+    assert np.bincount(labels[thinned == TRAIN]).tolist() == [24, 12, 4]
+    assert (thin(labels, part, 40, seed=3) == thinned).all()
+    assert not (thin(labels, part, 40, seed=4) == thinned).all()
+
+
+def test_more_training_samples_than_there_are() -> None:
+    part = np.array([TRAIN] * 8 + [SHARED] * 2, dtype=object)
+    with pytest.raises(UserError, match="9 training samples are asked for, but there are 8") as caught:
+        thin(np.tile([0, 1], 5), part, 9, seed=0)
+    assert caught.value.where == "datasets.<name>.train_samples"
+
+
+def test_so_few_training_samples_that_a_class_has_none() -> None:
+    part = np.array([TRAIN] * 100, dtype=object)
+    with pytest.raises(UserError, match="with 2 training samples 1 classes would have none"):
+        thin(np.repeat([0, 1, 2], [60, 30, 10]), part, 2, seed=0)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runs import ROOT, Project, copy_sources, once
+from runs import ROOT, Project, copy_sources, once, unavailable
 
 from undue.data.registry import fetch, mirror_folder, read_registry
 from undue.errors import UserError
@@ -44,7 +44,7 @@ def mirror(shared: Path) -> Path:
     try:
         return once(shared / "mirror", make)
     except UserError as error:
-        pytest.skip(f"MNIST-5k can't be had: {error}")
+        unavailable("registry", f"MNIST-5k can't be had: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +22,11 @@ PRESET = "workflow/presets/smoke.yaml"
 RESULTS = "results/presets/smoke"
 
 # What the caller's shell may have set must not decide what is tested.
-UNSET = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONPATH", "SNAKEMAKE_PROFILE")
+UNSET = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONPATH", "SNAKEMAKE_PROFILE"),
+    # Nor what a `make` that runs the tests hands down to its like.
+    *("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PRESET", "CORES", "ARGS", "PIP_ARGS"),
+)
 TIMEOUT = 300  # seconds
 
 
@@ -123,6 +128,18 @@ def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> Out
     return Outcome(done.returncode, done.stdout)
 
 
+def unavailable(need: str, reason: object) -> NoReturn:
+    """Skip a test for want of something; fail it where UNDUE_REQUIRE says that this machine has it.
+
+    Args:
+        need: "registry", "slurm", "ssh" or "browser".
+        reason: what is wrong.
+    """
+    if need in os.environ.get("UNDUE_REQUIRE", "").split(","):
+        pytest.fail(f"{need} is required here: {reason}")
+    pytest.skip(str(reason))
+
+
 def planned_jobs(output: str) -> dict[str, int]:
     """The table of jobs in Snakemake's output, {} if it says that nothing is to be done."""
     table = re.search(r"^Job stats:\njob +count\n-+ +-+\n((?:\S+ +\d+\n)+)", output, re.MULTILINE)
@@ -154,6 +171,19 @@ def copy_sources(to: Path) -> None:
     for path in sources():
         (to / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / path, to / path)
+
+
+def link_environment(root: Path) -> None:
+    """Give a copy of the project the environment that runs the tests, as if `make` had created it there."""
+    folder = root / ".venv"
+    folder.mkdir()
+    for entry in Path(sys.prefix).iterdir():
+        if not entry.name.startswith("installed-"):
+            (folder / entry.name).symlink_to(entry)
+    # As envs/create.sh names it.
+    stamp = "{ cat envs/requirements.txt && pwd; } | cksum | tr ' ' '-'"
+    named = subprocess.run(["sh", "-c", stamp], cwd=root, check=True, capture_output=True, text=True)
+    (folder / f"installed-{named.stdout.strip()}").touch()
 
 
 def once(folder: Path, make: Callable[[Path], None]) -> Path:

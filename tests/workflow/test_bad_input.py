@@ -41,7 +41,7 @@ def own(kind: str = "image_folder", **entry: Any) -> dict[str, Any]:
     ("changes", "message"),
     [
         ({"attack": {"radi": [0.1]}}, "attack.radi: unknown key; did you mean attack.radii?"),
-        ({"radii": [0.1]}, "radii: unknown key; did you mean attack.radii?"),
+        ({"radii": [0.1]}, "radii: unknown key; did you mean attack.radii or impossibility.radii?"),
         ({"attack": {"radii": [0.1, 0]}}, "attack.radii[1]: 0 is not a number > 0"),
         ({"attack": {"radii": [-0.1]}}, "attack.radii[0]: -0.1 is not a number > 0"),
         ({"attack": {"radii": 0.1}}, "attack.radii: 0.1 is not a list: write [0.1]"),
@@ -120,7 +120,8 @@ def test_a_damaged_download_is_refused(fresh: Project) -> None:
     copy = fresh.mirror / "caltech101" / "caltech101-s224-webp.tar"
     copy.parent.mkdir()
     copy.write_bytes(b"garbage")
-    output = refused(fresh, "data", changes={"data": {"use": ["caltech101_webp"]}})
+    alone = {"data": {"use": ["caltech101_webp"]}, "validation": {"dataset": None}}
+    output = refused(fresh, "data", changes=alone)
     assert "data/registry.tsv: caltech101_webp: no source has caltech101-s224-webp.tar" in output
     assert f"{copy}: wrong size: 7 bytes, expected 90357760" in output
 

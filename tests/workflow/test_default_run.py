@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from runs import ROOT, Project
+from runs import ROOT, Project, unavailable
 
 from undue.calculus.basis import Eigenbasis
 from undue.data.problem import load_problem
@@ -47,7 +47,7 @@ def features(tmp_path_factory: pytest.TempPathFactory, snapshot: Path) -> Path:
         try:
             fetch(entry, mirror / entry.mirror, mirror=mirror_folder(None))
         except UserError as error:
-            pytest.skip(f"{entry.file} can't be had: {error}")
+            unavailable("registry", f"{entry.file} can't be had: {error}")
     project = Project(snapshot, mirror).copy(tmp_path_factory.mktemp("default") / "project")
     made = project.snakemake("features", preset="config.yaml")
     assert made.status == 0, made.output

@@ -9,8 +9,15 @@ from typing import Any
 import pytest
 from tiny import ALL_JOBS, Config, Tiny, add_radius, complete, fresh, ran
 
-FROM_SUMMARISE = {"summarise_attacks": 1, "plot_attack_success": 1, "plot_top_ranked": 1}
+FROM_SUMMARISE = {
+    "summarise_attacks": 1,
+    "summarise_ablation": 1,
+    "analyse_easy_targets": 1,
+    "plot_attack_success": 1,
+    "plot_top_ranked": 1,
+}
 ONE_RADIUS = {"attack": 1, "publish_attacks": 1, **FROM_SUMMARISE}
+EDITED_ATTACK = {**ONE_RADIUS, "compute_gradient_norms": 1, "plot_objective_steps": 1}
 CLEAN = "Data and pipelines are up to date."
 
 
@@ -160,7 +167,7 @@ def test_a_clone_runs_what_a_change_touches(clone: Tiny) -> None:
     assert clone.plan() == ONE_RADIUS
     clone.run("git", "checkout", "--quiet", "--", ".")
     clone.append("workflow/undue/valuation/attack.py", "\n# edited\n")
-    assert clone.plan() == {"attack": 1, "publish_attacks": 1, **FROM_SUMMARISE}
+    assert clone.plan() == EDITED_ATTACK
 
 
 def test_a_clone_of_code_that_was_not_run_has_to_run_it(versioned: Tiny, tmp_path: Path) -> None:
@@ -169,7 +176,7 @@ def test_a_clone_of_code_that_was_not_run_has_to_run_it(versioned: Tiny, tmp_pat
     project = Tiny(tmp_path / "clone", versioned.mirror)
     versioned.run("git", "clone", "--quiet", str(versioned.root), str(project.root))
     project.run("dvc", "pull")
-    assert project.plan() == ONE_RADIUS
+    assert project.plan() == EDITED_ATTACK
 
 
 def test_no_path_of_this_machine_is_in_the_records(first: tuple[Tiny, str]) -> None:

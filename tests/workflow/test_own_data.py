@@ -27,7 +27,15 @@ EVERYTHING = {
     "select_targets": 1,
     "attack": 1,
     "publish_attacks": 1,
+    "attack_sets": 2,
+    "summarise_sets": 1,
+    "reweigh_loss": 1,
+    "publish_baseline": 1,
     "summarise_attacks": 1,
+    "summarise_ablation": 1,
+    "compute_gradient_norms": 1,
+    "analyse_easy_targets": 1,
+    "plot_objective_steps": 1,
     "plot_attack_success": 1,
     "plot_top_ranked": 1,
 }
@@ -79,6 +87,7 @@ def overlay(kind: str, path: Path) -> dict[str, Any]:
         "data": {"use": ["mine"]},
         "datasets": {"mine": {"kind": kind, "path": str(path)}},
         "attack": {"radii": [0.5], "targets": 2},
+        "validation": {"dataset": None, "ranking_samples": 0},
     }
 
 

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import link_environment, unavailable
 from tiny import Tiny, complete
 
 FIGURES = [
-    f"results/figures/{name}.{kind}" for name in ("figure4", "top_ranked_tiny") for kind in ("svg", "png")
+    f"results/figures/{name}.{kind}"
+    for name in ("figure4", "figure5", "objective_steps", "top_ranked_tiny")
+    for kind in ("svg", "png")
 ]
 TABLES = [
     f"results/tables/{name}.{kind}"
-    for name in ("table1", "attack_success", "attacks")
+    for name in ("table1", "table2", "attack_success", "attack_starts", "attacks", "easy_targets")
     for kind in ("csv", "md")
 ]
 
@@ -72,20 +75,21 @@ read();
 
 
 @pytest.fixture(scope="module")
-def project(shared: Path, snapshot: Path) -> Tiny:
-    return complete(shared, snapshot)
+def project(shared: Path, snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    made = complete(shared, snapshot).copy(tmp_path_factory.mktemp("report") / "project")
+    link_environment(made.root)
+    return made
 
 
 @pytest.fixture(scope="module")
-def report(project: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(project: Tiny) -> Path:
     """The report, made without a network."""
-    path = tmp_path_factory.mktemp("report") / "report.html"
     # An address that answers nobody, for whatever would be fetched by way of a proxy; and none is by-passed.
     nobody = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     offline = Tiny(project.root, project.mirror, {**nobody, "no_proxy": "", "NO_PROXY": ""})
-    said = offline.run("snakemake", "--report", str(path))
+    said = offline.run("make", "report")
     assert "Missing metadata" not in said
-    return path
+    return project.root / "report.html"
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +130,7 @@ def test_it_needs_nothing_from_elsewhere(report: Path) -> None:
 def test_a_browser_shows_it(project: Tiny, report: Path, tmp_path: Path) -> None:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
-        pytest.skip(
-            f"no browser: none of {', '.join(BROWSERS)} is installed (Debian: apt-get install chromium)"
-        )
+        unavailable("browser", f"none of {', '.join(BROWSERS)} is installed (Debian: chromium)")
     before, after = report.read_text(encoding="utf-8").rsplit("</body>", 1)
     script = READER.replace("FIGURES", json.dumps(FIGURES))
     page = tmp_path / "report.html"

@@ -14,13 +14,33 @@ import yaml
 from runs import RESULTS, Project
 
 PLOTS = {"plot_attack_success": 1, "plot_top_ranked": 1}
+IMPOSSIBILITY = {"check_impossibility": 1, "plot_impossibility": 1}
+SETS = {"attack_sets": 4, "summarise_sets": 1}
+FROM_PAIRS = {"summarise_validation": 1, "plot_validation": 1, "plot_rankings": 1}
+# The rankings that are validated are those of the larger radius.
+RANKINGS = {"validate_rankings": 1, "summarise_rankings": 1, **FROM_PAIRS}
+LOGISTIC = {"validate_logistic": 1, **FROM_PAIRS}
+IMAGES = {"validate_softmax": 1, "validate_hinge": 1, **LOGISTIC}
+ALL_PLOTS = {
+    **PLOTS,
+    "plot_objective_steps": 1,
+    "analyse_easy_targets": 1,
+    "plot_impossibility": 1,
+    "summarise_sets": 1,
+    "plot_validation": 1,
+    "plot_rankings": 1,
+}
 # The images of plot_top_ranked are drawn from the published models, not from the tables.
-FROM_SUMMARISE = {"summarise_attacks": 1, "plot_attack_success": 1}
-FROM_PUBLISH = {"publish_attacks": 2, "summarise_attacks": 1, **PLOTS}
-FROM_ATTACK = {"attack": 4, **FROM_PUBLISH}
-FROM_INFLUENCE = {"compute_influence": 1, "select_targets": 2, **FROM_ATTACK}
+FROM_SUMMARISE = {"summarise_attacks": 1, "analyse_easy_targets": 1, "plot_attack_success": 1}
+FROM_PUBLISHED = {**FROM_SUMMARISE, "plot_top_ranked": 1}
+FROM_PUBLISH = {"publish_attacks": 2, **FROM_PUBLISHED, "summarise_ablation": 1, **RANKINGS}
+FROM_ATTACK = {"attack": 4, **FROM_PUBLISH, "plot_objective_steps": 1}
+FROM_GRADIENTS = {"compute_gradient_norms": 1, "analyse_easy_targets": 1}
+FROM_REWEIGHING = {"reweigh_loss": 2, "publish_baseline": 1, **FROM_SUMMARISE}
+FROM_TARGETS = {"select_targets": 2, **FROM_ATTACK, **FROM_REWEIGHING, **FROM_GRADIENTS}
+FROM_INFLUENCE = {"compute_influence": 1, **FROM_TARGETS, **SETS}
 FROM_TRAINING = {"train_model": 1, **FROM_INFLUENCE}
-FROM_SPLIT = {"split_data": 1, **FROM_TRAINING}
+FROM_SPLIT = {"split_data": 1, **FROM_TRAINING, **IMAGES, "validate_network": 1}
 FROM_FEATURES = {"extract_features": 1, **FROM_SPLIT}
 ATTACKS = f"{RESULTS}/mnist5k/attack/min_higher"
 
@@ -84,6 +104,12 @@ def test_where_downloads_come_from_plans_nothing(complete: Project, tmp_path: Pa
     assert plan_of(complete, data={"mirror": str(tmp_path)}) == {}
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_another_device_plans_nothing(complete: Project, device: str) -> None:
+    """So that what was made on a GPU is taken as it is where there is none."""
+    assert plan_of(complete, features={"device": device, "batch_size": 8}, attack={"device": device}) == {}
+
+
 def test_an_unused_data_set_plans_nothing(complete: Project) -> None:
     assert plan_of(complete, datasets={"spare": {"kind": "arrays", "path": "nowhere.npz"}}) == {}
 
@@ -97,9 +123,8 @@ def test_files_that_no_job_reads_plan_nothing(complete: Project, name: str) -> N
 
 # The configuration ------------------------------------------------------------------------------------------
 
-FEWER_OR_MORE = {"summarise_attacks": 1, **PLOTS}
-ONE_RADIUS = {"attack": 2, "publish_attacks": 1, **FEWER_OR_MORE}
-FROM_TARGETS = {"select_targets": 2, **FROM_ATTACK}
+FEWER_OR_MORE = {**FROM_PUBLISHED, "summarise_ablation": 1}
+ONE_RADIUS = {"attack": 2, "publish_attacks": 1, **FEWER_OR_MORE, "attack_sets": 2, "summarise_sets": 1}
 
 
 @pytest.mark.parametrize(
@@ -107,31 +132,79 @@ FROM_TARGETS = {"select_targets": 2, **FROM_ATTACK}
     [
         pytest.param({"attack": {"radii": [0.2, 0.5, 0.8]}}, ONE_RADIUS, id="one more radius"),
         pytest.param({"attack": {"radii": [0.8, 0.2, 0.5]}}, ONE_RADIUS, id="one more radius, first"),
-        pytest.param({"attack": {"radii": [0.2]}}, FEWER_OR_MORE, id="one radius less"),
-        pytest.param({"attack": {"radii": [0.5, 0.2]}}, FEWER_OR_MORE, id="radii in another order"),
-        pytest.param({"attack": {"seeds": [0, 1]}}, FROM_ATTACK, id="one more seed"),
+        # The trajectories that are shown are those of the middle radius.
+        pytest.param(
+            {"attack": {"radii": [0.2]}},
+            {**FEWER_OR_MORE, "plot_objective_steps": 1, "summarise_sets": 1, **RANKINGS},
+            id="one radius less",
+        ),
+        pytest.param(
+            {"attack": {"radii": [0.5, 0.2]}},
+            {**FEWER_OR_MORE, "summarise_sets": 1},
+            id="radii in another order",
+        ),
+        pytest.param(
+            {"attack": {"seeds": [0, 1]}},
+            {"attack": 4, **FROM_PUBLISH, "plot_starts_gain": 1, **SETS},
+            id="one more seed",
+        ),
         pytest.param(
             {"attack": {"objectives": ["min_higher", "min_topk"]}},
-            {"attack": 4, "publish_attacks": 2, **FROM_SUMMARISE},
+            {
+                "attack": 4,
+                "publish_attacks": 2,
+                **FROM_SUMMARISE,
+                "summarise_ablation": 1,
+                "plot_objective_steps": 1,
+            },
             id="one more objective",
         ),
         # Of the blocks 0-1, 2-2 the second fills up to 2-3 and 4-4 comes anew.
         pytest.param({"attack": {"targets": 5}}, FROM_TARGETS, id="more targets"),
-        pytest.param({"attack": {"targets": 2}}, FROM_PUBLISH, id="fewer targets"),
-        pytest.param({"attack": {"steps": 31}}, FROM_ATTACK, id="attack.steps"),
-        pytest.param({"attack": {"steps": 10, "monitor_every": 30}}, FROM_ATTACK, id="two values swapped"),
-        pytest.param({"attack": {"learning_rates": [0.1]}}, FROM_ATTACK, id="attack.learning_rates"),
+        pytest.param(
+            {"attack": {"targets": 2}},
+            {**FROM_PUBLISH, **FROM_GRADIENTS, "publish_baseline": 1, "plot_objective_steps": 1},
+            id="fewer targets",
+        ),
+        pytest.param({"attack": {"steps": 31}}, {**FROM_ATTACK, **SETS}, id="attack.steps"),
+        pytest.param(
+            {"attack": {"steps": 10, "monitor_every": 30}}, {**FROM_ATTACK, **SETS}, id="two values swapped"
+        ),
+        pytest.param(
+            {"attack": {"learning_rates": [0.1]}}, {**FROM_ATTACK, **SETS}, id="attack.learning_rates"
+        ),
         pytest.param({"attack": {"ranks": [1, 20]}}, FROM_TARGETS, id="attack.ranks"),
-        pytest.param({"attack": {"accuracy_budget": 0.05}}, FROM_PUBLISH, id="attack.accuracy_budget"),
+        pytest.param(
+            {"attack": {"accuracy_budget": 0.05}},
+            {**FROM_PUBLISH, "publish_baseline": 1, **SETS},
+            id="attack.accuracy_budget",
+        ),
+        pytest.param({"multi_target": {"ranks": [2]}}, SETS, id="multi_target.ranks"),
+        pytest.param(
+            {"multi_target": {"sizes": [1, 5, 7]}},
+            {"attack_sets": 2, "summarise_sets": 1},
+            id="multi_target.sizes",
+        ),
+        pytest.param({"baseline": {"steps": 60}}, FROM_REWEIGHING, id="baseline.steps"),
+        pytest.param({"baseline": {"weights": []}}, FROM_SUMMARISE, id="no baseline"),
         pytest.param({"influence": {"damping": 0.5}}, FROM_INFLUENCE, id="influence.damping"),
         pytest.param({"influence": {"rank_sign": -1}}, FROM_INFLUENCE, id="influence.rank_sign"),
         pytest.param({"model": {"l2": 0.01}}, FROM_TRAINING, id="model.l2"),
         pytest.param({"split": {"seed": 1}}, FROM_SPLIT, id="split.seed"),
         pytest.param({"features": {"image_size": 12}}, FROM_FEATURES, id="features.image_size"),
-        pytest.param({"figures": {"dpi": 80}}, PLOTS, id="figures.dpi"),
+        pytest.param({"figures": {"dpi": 80}}, ALL_PLOTS, id="figures.dpi"),
+        pytest.param({"validation": {"subsets": 6}}, LOGISTIC, id="validation.subsets"),
+        pytest.param({"validation": {"dampings": [1.0]}}, RANKINGS, id="validation.dampings"),
+        pytest.param(
+            {"validation": {"gradient_norm": 1e-7}},
+            {**IMAGES, **RANKINGS},
+            id="validation.gradient_norm",
+        ),
+        pytest.param({"impossibility": {"steps": 5}}, IMPOSSIBILITY, id="impossibility.steps"),
         pytest.param(
             {"figures": {"gallery_targets": 1}}, {"plot_top_ranked": 1}, id="figures.gallery_targets"
         ),
+        pytest.param({"figures": {"gradient_samples": 40}}, FROM_GRADIENTS, id="figures.gradient_samples"),
     ],
 )
 def test_a_changed_setting_plans_its_rules_and_what_follows(
@@ -146,16 +219,23 @@ def test_a_changed_setting_plans_its_rules_and_what_follows(
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
-        ("undue/valuation/attack.py", FROM_ATTACK),
-        ("undue/valuation/publish.py", FROM_PUBLISH),
-        ("undue/valuation/summary.py", FROM_SUMMARISE),
+        (
+            "undue/valuation/attack.py",
+            {**FROM_ATTACK, **FROM_GRADIENTS, **IMPOSSIBILITY, **SETS},
+        ),
+        ("undue/valuation/reweighing.py", FROM_REWEIGHING),
+        ("undue/valuation/baseline.py", {"publish_baseline": 1, **FROM_SUMMARISE}),
+        ("undue/valuation/publish.py", {**FROM_PUBLISH, **FROM_REWEIGHING}),
+        ("undue/valuation/summary.py", {**FROM_SUMMARISE, "publish_baseline": 1, "summarise_ablation": 1}),
         ("undue/valuation/targets.py", FROM_TARGETS),
-        ("undue/valuation/__init__.py", FROM_INFLUENCE),
-        ("undue/calculus/newton.py", FROM_TRAINING),
-        ("undue/data/split.py", FROM_SPLIT),
+        ("undue/valuation/sets.py", SETS),
+        ("undue/valuation/__init__.py", {**FROM_INFLUENCE, **IMPOSSIBILITY}),
+        ("undue/calculus/newton.py", {**FROM_TRAINING, **IMPOSSIBILITY, **IMAGES}),
+        ("undue/data/split.py", {**FROM_SPLIT, **IMPOSSIBILITY}),
         ("undue/data/datasets.py", FROM_FEATURES),
-        ("undue/plots.py", PLOTS),
-        ("undue/run/job.py", {"download": 1, **FROM_FEATURES}),
+        ("undue/validation/svm.py", {"validate_hinge": 1, **LOGISTIC}),
+        ("undue/plots.py", ALL_PLOTS),
+        ("undue/run/job.py", {"download": 1, **FROM_FEATURES, **IMPOSSIBILITY}),
         ("scripts/summarise_attacks.py", FROM_SUMMARISE),
         ("scripts/plot_top_ranked.py", {"plot_top_ranked": 1}),
         ("scripts/train_model.py", FROM_TRAINING),
@@ -220,20 +300,21 @@ def test_a_deleted_intermediate_is_not_made_for_its_own_sake(complete: Project) 
 
 def test_a_deleted_intermediate_is_made_again_when_it_is_needed(complete: Project) -> None:
     (complete.root / ATTACKS / "radius=0.5" / "seed=0" / "block=0.candidates.parquet").unlink()
-    assert plan_of(complete, figures={"dpi": 80}) == PLOTS
-    assert plan_of(complete, attack={"accuracy_budget": 0.05}) == {"attack": 1, **FROM_PUBLISH}
+    assert plan_of(complete, figures={"dpi": 80}) == ALL_PLOTS
+    expected = {"attack": 1, **FROM_PUBLISH, "publish_baseline": 1, "plot_objective_steps": 1, **SETS}
+    assert plan_of(complete, attack={"accuracy_budget": 0.05}) == expected
 
 
 def test_a_changed_intermediate_plans_what_reads_it(complete: Project) -> None:
     table = complete.root / ATTACKS / "radius=0.2" / "published.parquet"
     table.write_bytes((complete.root / ATTACKS / "radius=0.5" / "published.parquet").read_bytes())
-    assert complete.plan() == {"summarise_attacks": 1, **PLOTS}
+    assert complete.plan() == FROM_PUBLISHED
 
 
 def test_a_moved_project_has_nothing_to_do(complete: Project, tmp_path: Path) -> None:
     moved = complete.copy(tmp_path / "else" / "where")
     assert moved.plan() == {}
-    assert moved.plan(changes={"figures": {"dpi": 80}}) == PLOTS
+    assert moved.plan(changes={"figures": {"dpi": 80}}) == ALL_PLOTS
 
 
 # What was planned is what runs ------------------------------------------------------------------------------
@@ -245,7 +326,9 @@ def test_after_a_partial_run_nothing_is_planned(complete: Project) -> None:
     complete.complete(changes=changes)
     after = complete.checksums(RESULTS)
     changed = {Path(name).name for name in before if after[name] != before[name]}
-    # The images inside the .svg have the resolution, too; figure4.svg has none and stays.
-    assert changed == {"figure4.png", "top_ranked_mnist5k.png", "top_ranked_mnist5k.svg"}
+    # The images inside an .svg have the resolution, too; those of plain lines stay.
+    figures = {path.stem for path in (complete.root / RESULTS / "figures").glob("*.png")}
+    with_images = {"top_ranked_mnist5k.svg", "influence_parts.svg"}
+    assert changed == {f"{name}.png" for name in figures} | with_images
     assert complete.plan(changes=changes) == {}
-    assert complete.plan() == PLOTS
+    assert complete.plan() == ALL_PLOTS

@@ -16,8 +16,38 @@ from runs import PRESET, RESULTS, Project, run
 
 from undue.arrays import read_arrays
 
-FIGURES = [f"{RESULTS}/figures/{name}" for name in ("figure4", "top_ranked_mnist5k")]
-TABLES = [f"{RESULTS}/tables/{name}" for name in ("attack_success", "table1")]
+FIGURES = [
+    f"{RESULTS}/figures/{name}"
+    for name in (
+        "figure4",
+        "figure5",
+        "figure6",
+        "objective_steps",
+        "top_ranked_mnist5k",
+        "impossibility",
+        "leave_one_out",
+        "hinge",
+        "influence_parts",
+        "early_stopping",
+        "damping",
+        "rankings",
+    )
+]
+TABLES = [
+    f"{RESULTS}/tables/{name}"
+    for name in (
+        "attack_success",
+        "table1",
+        "table2",
+        "attack_starts",
+        "easy_targets",
+        "baseline",
+        "multi_target",
+        "validation",
+        "datamodelling",
+        "rankings",
+    )
+]
 ATTACKS = f"{RESULTS}/mnist5k/attack"
 
 
@@ -86,20 +116,51 @@ def test_a_large_radius_succeeds_sometimes(smoke_run: Project) -> None:
 
 
 def test_table1_and_metrics_say_what_the_success_rates_say(smoke_run: Project) -> None:
-    success, table1 = (pd.read_parquet(smoke_run.root / f"{table}.parquet") for table in TABLES)
-    assert table1.set_index("k")["success"].to_dict() == success.groupby("k")["success"].max().to_dict()
+    success, table1 = (pd.read_parquet(smoke_run.root / f"{table}.parquet") for table in TABLES[:2])
+    attack = table1[table1["objective"] == "min_higher"]
+    assert attack.set_index("k")["success"].to_dict() == success.groupby("k")["success"].max().to_dict()
+    assert table1["objective"].tolist() == ["baseline", "min_higher"] * len(attack)
     metrics = json.loads((smoke_run.root / RESULTS / "metrics.json").read_text("utf-8"))["mnist5k"]
-    rates = {f"min_higher, k = {k}": rate for k, rate in zip(table1["k"], table1["success"], strict=True)}
+    rates = {f"{row.objective}, k = {row.k}": row.success for row in table1.itertuples()}
     assert {name: values["success"] for name, values in metrics["attack"].items()} == rates
     assert metrics["accuracy"] > 0.85
     assert metrics["gradient_norm"] <= 1e-6
 
 
+def test_all_starts_are_what_the_success_rates_count(smoke_run: Project) -> None:
+    success, _, _, starts, *_ = (pd.read_parquet(smoke_run.root / f"{table}.parquet") for table in TABLES)
+    every = starts[starts["starts"] == starts["starts"].max()].drop(columns="starts")
+    pd.testing.assert_frame_equal(every.reset_index(drop=True), success[list(every.columns)])
+
+
 def test_csv_and_markdown_have_the_rows_of_the_table(smoke_run: Project) -> None:
     for table in TABLES:
-        rows = len(pd.read_parquet(smoke_run.root / f"{table}.parquet"))
-        assert len(pd.read_csv(smoke_run.root / f"{table}.csv")) == rows
-        assert len((smoke_run.root / f"{table}.md").read_text("utf-8").splitlines()) == rows + 2
+        rows = pd.read_parquet(smoke_run.root / f"{table}.parquet")
+        assert len(pd.read_csv(smoke_run.root / f"{table}.csv")) == len(rows)
+        lines = (smoke_run.root / f"{table}.md").read_text("utf-8").splitlines()
+        # To be read: of all radii the chosen one alone.
+        shown = rows[rows["chosen"]] if table.endswith("multi_target") else rows
+        assert sum(line.startswith("| ") for line in lines) == len(shown) + 2
+
+
+def test_the_baseline_loses_accuracy_as_its_weight_grows(
+    smoke_run: Project, preset: dict[str, dict[str, list[float]]]
+) -> None:
+    baseline = pd.read_parquet(smoke_run.root / f"{RESULTS}/tables/baseline.parquet")
+    weights = sorted(preset["baseline"]["weights"])
+    assert baseline["weight"].unique().tolist() == weights
+    lost = baseline.groupby("weight")["accuracy_lost_pristine"].mean()
+    assert lost[weights[0]] < 0.2
+    # A model of the target's class alone is right on a tenth of the digits.
+    assert lost[weights[-1]] > 0.7
+    trials = pd.concat(
+        [pd.read_parquet(smoke_run.root / f"{ATTACKS}/baseline/block={block}.parquet") for block in (0, 1)]
+    )
+    published = pd.read_parquet(smoke_run.root / f"{ATTACKS}/baseline/published.parquet")
+    assert set(trials["target"]) == set(published["target"])
+    assert (
+        published["best_rank"] == published["target"].map(trials.groupby("target")["rank_shared"].min())
+    ).all()
 
 
 def test_influence_ranks_are_those_of_the_influences(smoke_run: Project) -> None:

@@ -42,8 +42,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "steps": 4,
         "monitor_every": 2,
     },
+    "multi_target": {"sizes": []},
+    "baseline": {"weights": []},
     "fairness": {"use": []},
-    "figures": {"gallery_targets": 1, "dpi": 50},
+    "impossibility": {"dimensions": []},
+    "validation": {"dataset": None, "ranking_samples": 0},
+    "figures": {"gallery_targets": 1, "gradient_samples": 5, "dpi": 50},
 }
 ALL_JOBS = {
     "download": 1,
@@ -55,6 +59,10 @@ ALL_JOBS = {
     "attack": 1,
     "publish_attacks": 1,
     "summarise_attacks": 1,
+    "summarise_ablation": 1,
+    "compute_gradient_norms": 1,
+    "analyse_easy_targets": 1,
+    "plot_objective_steps": 1,
     "plot_attack_success": 1,
     "plot_top_ranked": 1,
 }

@@ -2,7 +2,8 @@
 #
 # Nothing here runs a job. What a rule's job depends on is said in three places: its input files, its
 # params `code` (checksums of the script and all local modules it imports) and `cfg` (its slice of the
-# config). Snakemake compares all three with those of the last run; scripts read nothing else.
+# config). Snakemake compares all three with those of the last run. Scripts read nothing else but, from
+# `resources`, how a machine is to do it (device, batch size): who has another one needn't do it again.
 
 import os
 import re
@@ -33,17 +34,26 @@ def located(files):
     return {role: DOWNLOADS.get(file, file) for role, file in files.items()}
 
 
+def definition(dataset):
+    """A data set's entry in the config; a variant's with all that it has from its base."""
+    entry = CONFIG["datasets"][dataset]
+    return {**CONFIG["datasets"][entry["base"]], **entry} if "base" in entry else entry
+
+
 try:
     CONFIG = validate(config)
     REGISTRY = read_registry(Path(workflow.basedir) / "data" / "registry.tsv")
     DOWNLOADS = {name: f"data/downloads/{entry.file}" for name, entry in REGISTRY.items()}
     # Data set → role → path.
-    FILES = {dataset: located(entry["files"]) for dataset, entry in CONFIG["datasets"].items()}
+    FILES = {dataset: located(definition(dataset)["files"]) for dataset in CONFIG["datasets"]}
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = CONFIG["results"]
 DATASETS = CONFIG["data"]["use"]
+VALIDATION = CONFIG["validation"]
+# Of the experiments on plain images; none if they are left out.
+IMAGES = [VALIDATION["dataset"]] if VALIDATION["dataset"] else []
 ATTACK = CONFIG["attack"]
 
 
@@ -52,7 +62,8 @@ wildcard_constraints:
     variant=r"[a-z0-9_]+(-\d+px)?",
     objective="|".join(ATTACK["objectives"]),
     radius=r"[0-9.e+-]+",
-    seed=r"\d+",
+    seed=r"-?\d+",
+    size=r"\d+",
     block=r"\d+",
     file="|".join(re.escape(entry.file) for entry in REGISTRY.values()),
 
@@ -65,11 +76,6 @@ def code_of(script):
 def slice_of(*keys):
     """The named part of the config, for a rule's `cfg`."""
     return settings(CONFIG, *keys)
-
-
-def definition(dataset):
-    """A data set's entry in the config."""
-    return CONFIG["datasets"][dataset]
 
 
 def dataset_inputs(dataset):
@@ -87,8 +93,7 @@ def dataset_settings(dataset):
 
 def extraction_settings(dataset):
     """How a data set's features are extracted; scaling comes later."""
-    keys = ("backbone", "image_size", "batch_size", "device")
-    return {key: definition(dataset)["features"][key] for key in keys}
+    return {key: definition(dataset)["features"][key] for key in ("backbone", "image_size")}
 
 
 def variant(dataset):
@@ -99,8 +104,9 @@ def variant(dataset):
 
 
 def features(dataset, file):
-    """The path of a file of a data set's features."""
-    return f"data/features/{dataset}/{variant(dataset)}/{file}"
+    """The path of a file of a data set's features; a variant has its base's."""
+    source = definition(dataset).get("base", dataset)
+    return f"data/features/{source}/{variant(dataset)}/{file}"
 
 
 def check_files(dataset):
@@ -110,22 +116,23 @@ def check_files(dataset):
         return
     for role, path in FILES[dataset].items():
         if path not in DOWNLOADS.values() and not Path(path).exists():
-            key = "path" if "path" in config["datasets"][dataset] else f"files.{role}"
+            source = definition(dataset).get("base", dataset)
+            key = "path" if "path" in config["datasets"][source] else f"files.{role}"
             raise UserError(
                 f"there is no file or folder {path}",
-                where=f"datasets.{dataset}.{key}",
+                where=f"datasets.{source}.{key}",
                 remedy="give a path (a relative one begins in the project's folder) "
                 "or a name of data/registry.tsv",
             )
 
 
 try:
-    for dataset in DATASETS:
+    for dataset in [*DATASETS, *IMAGES]:
         check_files(dataset)
     # Folder → digest of what is in it.
     FOLDERS = {
         path: fingerprint(path)
-        for dataset in DATASETS
+        for dataset in [*DATASETS, *IMAGES]
         for path in FILES[dataset].values()
         if Path(path).is_dir()
     }
@@ -141,8 +148,8 @@ def required(file):
 
 def downloads():
     """All files of the registry that this run downloads."""
-    wanted = [path for dataset in DATASETS for path in FILES[dataset].values()]
-    wanted += [path for dataset in DATASETS for path in weights_of(dataset)]
+    used = [*DATASETS, *IMAGES]
+    wanted = [path for dataset in used for path in [*FILES[dataset].values(), *weights_of(dataset)]]
     return sorted({path for path in wanted if path in DOWNLOADS.values()})
 
 
@@ -164,6 +171,15 @@ def attacks(dataset, objective, radius, seed, block):
 
 RADII = [str(radius) for radius in ATTACK["radii"]]
 SEEDS = ATTACK["seeds"]
+# The attack that is shown where there is room for one only: the paper's own.
+MAIN_OBJECTIVE = "min_higher" if "min_higher" in ATTACK["objectives"] else ATTACK["objectives"][0]
+
+
+def starts_of(objective):
+    """The seeds from which an objective is attacked: as in the paper's ablation, one for all but the main."""
+    return SEEDS if objective == MAIN_OBJECTIVE else SEEDS[:1]
+
+
 BLOCKS = range(-(-ATTACK["targets"] // ATTACK["targets_per_block"]))
 # What an attack job reads of the section `attack`; the rest says which jobs there are.
 ATTACK_KEYS = [
@@ -175,13 +191,54 @@ ATTACK_KEYS = [
     "monitor_every",
     "tolerance",
     "memory_gb",
-    "device",
+    "products",
+    "publish",
 ]
 
 
-def memory(factor):
-    """mem_mb of a job that holds its inputs in memory `factor` times over, beside Python and torch."""
-    return lambda w, input: int(1000 + factor * input.size_mb)
+def memory(factor=0, base=1000):
+    """mem_mb of a job that holds its inputs in memory `factor` times over, beside `base` MB.
+
+    Where a profile asks for retries, each has as much again: the first attempt may have been killed for it.
+    """
+    return lambda w, input, attempt=1: attempt * int(base + (factor and factor * input.size_mb))
+
+
+def extraction_memory(w, input, attempt=1):
+    """mem_mb for a network's activations, which grow with the batch; own arrays are held as they are."""
+    entry = definition(w.dataset)
+    block = entry["features"]
+    images = block["batch_size"] * ((block["image_size"] or 224) / 224) ** 2
+    arrays = 8 * input.size_mb if entry["kind"] == "arrays" else 0
+    return attempt * int(2500 + 20 * images + arrays)
+
+
+def gpus(device):
+    """GPUs that a job asks a cluster for: `auto` takes one where there is one, but waits for none."""
+    return int(device == "cuda")
+
+
+def minutes(base, per_mb=0, per_class=0):
+    """runtime of a job, in minutes: a limit for cluster schedulers, generous, and as much again for a retry.
+
+    It grows with the size of the job's inputs, and for heads also with that times the number of classes.
+    """
+
+    def limit(w, input, attempt=1):
+        each = per_mb + (per_class and per_class * classes(w.dataset))
+        return attempt * int(base + (each and each * input.size_mb))
+
+    return limit
+
+
+def classes(dataset):
+    """How many a data set has, once its features are there; until then nothing is submitted that asks."""
+    made = Path(features(dataset, "features.json"))
+    return len(read_json(made)["classes"]) if made.exists() else 10
+
+
+# Steps of all lanes of an attack job: what its time grows with.
+LANE_STEPS = ATTACK["targets_per_block"] * len(ATTACK["learning_rates"]) * ATTACK["steps"]
 
 
 def block_places(block):
@@ -200,21 +257,62 @@ def table_files(name):
     return [f"{RESULTS}/tables/{name}.{suffix}" for suffix in ("parquet", "csv", "md")]
 
 
+# The data sets that differ in their data alone, to compare sizes.
+SIZES = [name for name in DATASETS if not {"l2", "damping", "rank_sign"} & CONFIG["datasets"][name].keys()]
 TRAJECTORIES = [
     f"{attacks(dataset, objective, radius, seed, block)}.parquet"
     for dataset in DATASETS
     for objective in ATTACK["objectives"]
     for radius in RADII
-    for seed in SEEDS
+    for seed in starts_of(objective)
     for block in BLOCKS
 ]
 FIGURES = [
     path
-    for name in ["figure4", *[f"top_ranked_{dataset}" for dataset in DATASETS]]
+    for name in [
+        "figure4",
+        "figure5",
+        "objective_steps",
+        # Which need several starts, several data sets.
+        *(["starts_gain"] if len(SEEDS) > 1 else []),
+        *(["training_size"] if len(SIZES) > 1 else []),
+        # Which alone need the images themselves.
+        *([f"top_ranked_{dataset}" for dataset in DATASETS] if CONFIG["figures"]["gallery_targets"] else []),
+    ]
     for path in figure_files(name)
 ]
-TABLES = [path for name in ("table1", "attack_success", "attacks") for path in table_files(name)]
+TABLES = [
+    path
+    for name in ("table1", "table2", "attack_success", "attack_starts", "attacks", "easy_targets")
+    for path in table_files(name)
+]
+if CONFIG["multi_target"]["sizes"]:
+    FIGURES += figure_files("figure6")
+    TABLES += table_files("multi_target")
+if CONFIG["impossibility"]["dimensions"]:
+    FIGURES += figure_files("impossibility")
+    TABLES += table_files("impossibility")
+# Each data set's verdicts on the loss-reweighing baseline.
+BASELINE = [f"{RESULTS}/{dataset}/attack/baseline/published.parquet" for dataset in DATASETS]
+if CONFIG["baseline"]["weights"]:
+    TABLES += table_files("baseline")
 METRICS = f"{RESULTS}/metrics.json"
+# Predicted and actual effects of training again, of images and of this run's own heads. The latter must be
+# minimisers, or leaving a sample out has no answer to compare with.
+RANKED = DATASETS if VALIDATION["ranking_samples"] and CONFIG["model"]["training"] == "newton" else []
+VALIDATION_PAIRS = [
+    *[f"{RESULTS}/validation/{name}.parquet" for _ in IMAGES for name in ("softmax", "hinge", "logistic")],
+    *[f"{RESULTS}/validation/network.parquet" for _ in IMAGES if VALIDATION["network_steps"]],
+    *[f"{RESULTS}/{dataset}/validation/damping.parquet" for dataset in RANKED],
+]
+if VALIDATION_PAIRS:
+    TABLES += table_files("validation")
+for name in ("leave_one_out", "hinge", "influence_parts", "early_stopping"):
+    FIGURES += [path for _ in IMAGES for path in figure_files(name)]
+TABLES += [path for _ in IMAGES for path in table_files("datamodelling")]
+if RANKED:
+    FIGURES += figure_files("damping") + figure_files("rankings")
+    TABLES += table_files("rankings")
 
 
 def reported(path, category, caption, title):
@@ -238,7 +336,32 @@ def table(name, title):
 
 def calculator_settings(dataset):
     """What influences depend on besides the data and the model."""
+    own = definition(dataset)
     return {
-        **slice_of("model.regularise_bias", "influence.damping", "influence.rank_sign"),
+        **slice_of("model.regularise_bias"),
+        "influence.damping": own.get("damping", CONFIG["influence"]["damping"]),
+        "influence.rank_sign": own.get("rank_sign", CONFIG["influence"]["rank_sign"]),
         "scaling": definition(dataset)["features"]["scaling"],
     }
+
+
+def validation_settings(*keys):
+    """What an experiment on images depends on besides their features."""
+    return slice_of("seed", "split", *[f"validation.{key}" for key in ("dataset", "train_samples", *keys)])
+
+
+def model_settings(dataset):
+    """The section `model`, with a variant's own λ."""
+    own = definition(dataset)
+    return {**CONFIG["model"], **({"l2": own["l2"]} if "l2" in own else {})}
+
+
+def set_attacks(dataset, radius, size):
+    """The stem of a multi-target job's files."""
+    return f"{RESULTS}/{dataset}/attack/sets/radius={radius}/size={size}"
+
+
+def attack_files(wildcards, pattern):
+    """A file of all attack jobs of an objective and radius, by start and block."""
+    starts = starts_of(wildcards.objective)
+    return [pattern.format(**wildcards, seed=seed, block=block) for seed in starts for block in BLOCKS]

@@ -2,6 +2,11 @@
 # out: data/downloads/<file>, as the registry's checksum says
 
 
+# Where Snakemake itself runs: a cluster's nodes often have no network.
+localrules:
+    download,
+
+
 rule download:
     output:
         "data/downloads/{file}",

@@ -17,7 +17,7 @@ rule encode_table:
         "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(20, base=2000),
     params:
         code=code_of("encode_table"),
         cfg=lambda w: {
@@ -42,7 +42,7 @@ rule train_base_model:
         "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(20, base=2000),
     params:
         code=code_of("train_base_model"),
         cfg=lambda w: {**slice_of("fairness.metrics"), "l2": FAIRNESS["tables"][w.dataset]["l2"]},
@@ -65,7 +65,8 @@ rule scale_base_model:
         "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(20, base=2000),
+        runtime=minutes(60, per_mb=10),
     params:
         code=code_of("scale_base_model"),
         cfg=lambda w: {
@@ -91,7 +92,8 @@ rule attack_fairness:
         "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(20, base=2000),
+        runtime=minutes(60, per_mb=10),
     params:
         code=code_of("attack_fairness"),
         cfg=lambda w: {
@@ -128,7 +130,7 @@ rule summarise_fairness:
         "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory(),
     params:
         code=code_of("summarise_fairness"),
         cfg={
@@ -168,7 +170,7 @@ rule plot_fairness:
         "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory(),
     params:
         code=code_of("plot_fairness"),
         cfg={**slice_of("figures.dpi"), "names": FAIR_FIGURE_NAMES},

@@ -18,9 +18,11 @@ rule extract_features:
         "../../envs/conda.yaml"
     threads: 2
     resources:
-        mem_mb=4000,
-        # Used if there is one; on a cluster, features.device: cpu asks for none.
-        gpu=lambda w: int(definition(w.dataset)["features"]["device"] != "cpu"),
+        mem_mb=extraction_memory,
+        runtime=minutes(60, per_mb=2),
+        gpu=lambda w: gpus(definition(w.dataset)["features"]["device"]),
+        device=lambda w: definition(w.dataset)["features"]["device"],
+        batch_size=lambda w: definition(w.dataset)["features"]["batch_size"],
     params:
         code=code_of("extract_features"),
         cfg=lambda w: {**dataset_settings(w.dataset), **extraction_settings(w.dataset)},

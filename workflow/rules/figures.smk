@@ -15,7 +15,7 @@ rule plot_attack_success:
         "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory(),
     params:
         code=code_of("plot_attack_success"),
         cfg=slice_of("figures.dpi", "attack.accuracy_budget"),
@@ -30,13 +30,13 @@ rule plot_top_ranked:
         files=lambda w: dataset_inputs(w.dataset),
         published=expand(
             rules.publish_attacks.output.published,
-            objective=ATTACK["objectives"][0],
+            objective=MAIN_OBJECTIVE,
             radius=RADII,
             allow_missing=True,
         ),
         models=expand(
             rules.publish_attacks.output.models,
-            objective=ATTACK["objectives"][0],
+            objective=MAIN_OBJECTIVE,
             radius=RADII,
             allow_missing=True,
         ),
@@ -50,13 +50,13 @@ rule plot_top_ranked:
         "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=memory(8),
+        mem_mb=memory(12),
     params:
         code=code_of("plot_top_ranked"),
         cfg=lambda w: {
             **dataset_settings(w.dataset),
             **calculator_settings(w.dataset),
-            **slice_of("figures", "attack.radii"),
+            **slice_of("figures.gallery_targets", "figures.dpi", "attack.radii"),
         },
         paths=lambda w: FILES[w.dataset],
     script:

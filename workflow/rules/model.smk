@@ -15,10 +15,13 @@ rule split_data:
         "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory(),
     params:
         code=code_of("split_data"),
-        cfg=slice_of("split"),
+        cfg=lambda w: {
+            **slice_of("split"),
+            "train_samples": definition(w.dataset).get("train_samples"),
+        },
     script:
         "../scripts/split_data.py"
 
@@ -39,10 +42,12 @@ rule train_model:
     threads: 2
     resources:
         mem_mb=memory(8),
+        runtime=minutes(60, per_class=0.1),
     params:
         code=code_of("train_model"),
         cfg=lambda w: {
-            **slice_of("seed", "model"),
+            **slice_of("seed"),
+            "model": model_settings(w.dataset),
             "scaling": definition(w.dataset)["features"]["scaling"],
         },
     script:
@@ -66,6 +71,7 @@ rule compute_influence:
     threads: 2
     resources:
         mem_mb=memory(8),
+        runtime=minutes(60, per_class=0.1),
     params:
         code=code_of("compute_influence"),
         cfg=lambda w: {**calculator_settings(w.dataset), **slice_of("influence.tolerance")},

@@ -23,7 +23,7 @@ rule select_targets:
         "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory(),
     params:
         code=code_of("select_targets"),
         # Of the number of targets only what concerns this block, so that more targets leave it alone.
@@ -46,10 +46,12 @@ rule attack:
         f"benchmarks/attack/{attacks('{dataset}', '{objective}', '{radius}', '{seed}', '{block}')}.tsv"
     conda:
         "../../envs/conda.yaml"
-    threads: 2
+    threads: 1
     resources:
-        mem_mb=lambda w, input: int(1000 * ATTACK["memory_gb"] + memory(5)(w, input)),
-        gpu=int(ATTACK["device"] != "cpu"),
+        mem_mb=memory(5, base=1000 + 1000 * ATTACK["memory_gb"]),
+        runtime=minutes(30, per_class=2e-5 * LANE_STEPS),
+        gpu=gpus(ATTACK["device"]),
+        device=ATTACK["device"],
     params:
         code=code_of("attack"),
         cfg=lambda w: {
@@ -64,10 +66,11 @@ rule publish_attacks:
     input:
         **ATTACK_INPUT,
         targets=expand(rules.select_targets.output.targets, block=BLOCKS, allow_missing=True),
-        candidates=expand(rules.attack.output.candidates, seed=SEEDS, block=BLOCKS, allow_missing=True),
-        models=expand(rules.attack.output.models, seed=SEEDS, block=BLOCKS, allow_missing=True),
+        candidates=lambda w: attack_files(w, rules.attack.output.candidates),
+        models=lambda w: attack_files(w, rules.attack.output.models),
     output:
         published=f"{RESULTS}/{{dataset}}/attack/{{objective}}/radius={{radius}}/published.parquet",
+        by_starts=f"{RESULTS}/{{dataset}}/attack/{{objective}}/radius={{radius}}/published_by_starts.parquet",
         models=f"{RESULTS}/{{dataset}}/attack/{{objective}}/radius={{radius}}/published.safetensors",
     log:
         f"logs/publish_attacks/{RESULTS}/{{dataset}}/{{objective}}/radius={{radius}}.log",
@@ -78,27 +81,39 @@ rule publish_attacks:
     threads: 2
     resources:
         mem_mb=memory(8),
+        runtime=minutes(60, per_class=0.1),
     params:
         code=code_of("publish_attacks"),
         cfg=lambda w: {
             **calculator_settings(w.dataset),
-            **slice_of("attack.accuracy_budget", "attack.seeds"),
+            **slice_of("attack.accuracy_budget"),
+            "seeds": starts_of(w.objective),
         },
     script:
         "../scripts/publish_attacks.py"
 
 
 PUBLISHED = [
-    {"dataset": dataset, "objective": objective, "radius": radius}
+    {
+        "dataset": dataset,
+        "objective": objective,
+        "radius": radius,
+        "jobs": len(starts_of(objective)) * len(BLOCKS),
+    }
     for dataset in DATASETS
     for objective in ATTACK["objectives"]
     for radius in RADII
 ]
+# What Table 1 says of a data set's features.
+FEATURES_NAMED = ("backbone", "image_size", "scaling")
 
 
 rule summarise_attacks:
     input:
         published=[rules.publish_attacks.output.published.format(**run) for run in PUBLISHED],
+        # In the order of the runs.
+        trajectories=TRAJECTORIES,
+        baseline=BASELINE if CONFIG["baseline"]["weights"] else [],
         models=expand(rules.train_model.output.metadata, dataset=DATASETS),
     output:
         attacks=table("attacks", title="Every attack"),
@@ -113,12 +128,35 @@ rule summarise_attacks:
         "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=memory(),
     params:
         code=code_of("summarise_attacks"),
         cfg={
-            **slice_of("data.use", "influence.damping", "attack.accuracy_budget"),
+            **slice_of(
+                "data.use",
+                "model.training",
+                "influence.damping",
+                "influence.rank_sign",
+                "baseline.weights",
+                "attack.accuracy_budget",
+                "attack.targets",
+                "attack.seeds",
+                "attack.steps",
+                "attack.radii",
+                "attack.learning_rates",
+            ),
+            "features": {
+                dataset: {key: definition(dataset)["features"][key] for key in FEATURES_NAMED}
+                for dataset in DATASETS
+            },
+            "damping": {dataset: calculator_settings(dataset)["influence.damping"] for dataset in DATASETS},
+            "variants": {
+                dataset: CONFIG["datasets"][dataset]
+                for dataset in DATASETS
+                if "base" in CONFIG["datasets"][dataset]
+            },
             "published": PUBLISHED,
+            "baseline": DATASETS if CONFIG["baseline"]["weights"] else [],
         },
     script:
         "../scripts/summarise_attacks.py"

@@ -1,11 +1,9 @@
 """Attack the influence ranks of one block of targets: all learning rates, one start, one radius."""
 
 import pandas as pd
-import torch
 from snakemake.iocontainers import Snakemake
 
 from undue.arrays import write_arrays
-from undue.device import choose_device
 from undue.run.job import job
 from undue.tables import write_table
 from undue.valuation.attack import (
@@ -18,32 +16,18 @@ from undue.valuation.attack import (
     starts,
     trajectory_table,
 )
-from undue.valuation.calculator import load_setting
-from undue.valuation.objectives import objective_weights
+from undue.valuation.calculator import load_attack_setting
 
 snakemake: Snakemake  # put here by Snakemake
 
 with job(snakemake):
-    cfg = snakemake.params.cfg
-    setting = load_setting(
-        snakemake.input.features,
-        snakemake.input.split,
-        snakemake.input.model,
+    cfg = {**snakemake.params.cfg, "attack.device": snakemake.resources.device}
+    setting = load_attack_setting(snakemake.input.features, snakemake.input.split, snakemake.input.model, cfg)
+    plan = Plan.of(
         cfg,
-        dtype=torch.float32,
-        device=choose_device(cfg["attack.device"], key="attack.device"),
-    )
-    plan = Plan(
-        weights=objective_weights(
-            snakemake.wildcards.objective, suppressed_ranks=cfg["attack.suppressed_ranks"]
-        ),
+        objective=snakemake.wildcards.objective,
         radius=float(snakemake.wildcards.radius),
-        steps=cfg["attack.steps"],
-        drop_at=cfg["attack.drop_at"],
-        ranks=tuple(cfg["attack.ranks"]),
-        tolerance=cfg["attack.tolerance"],
-        monitor_every=cfg["attack.monitor_every"],
-        memory=cfg["attack.memory_gb"] * 1e9,
+        ranks=cfg["attack.ranks"],
     )
     targets = pd.read_parquet(snakemake.input.targets)["index"].unique()
     rows = setting.train_index.searchsorted(targets)

@@ -1,27 +1,19 @@
 """Influence of every training sample at θ*, and the ranking that follows from it."""
 
 import pandas as pd
-import torch
 from snakemake.iocontainers import Snakemake
 
 from undue.calculus.influence import ranks
 from undue.run.job import job
 from undue.tables import write_table
-from undue.valuation.calculator import INFLUENCE_COLUMNS, load_setting
+from undue.valuation.calculator import INFLUENCE_COLUMNS, load_exact_setting
 
 snakemake: Snakemake  # put here by Snakemake
 
 with job(snakemake) as log:
     cfg = snakemake.params.cfg
     tolerance = cfg["influence.tolerance"]
-    setting = load_setting(
-        snakemake.input.features,
-        snakemake.input.split,
-        snakemake.input.model,
-        cfg,
-        dtype=torch.float64,
-        device=torch.device("cpu"),
-    )
+    setting = load_exact_setting(snakemake.input.features, snakemake.input.split, snakemake.input.model, cfg)
     calculator, problem = setting.calculator, setting.calculator.problem
     theta = setting.basis.to_basis(setting.theta)
     train = calculator.at(theta)

@@ -23,8 +23,8 @@ with job(snakemake):
         dataset,
         backbone,
         Path(snakemake.output.features),
-        batch_size=cfg["batch_size"],
-        device=cfg["device"],
+        batch_size=snakemake.resources.batch_size,
+        device=snakemake.resources.device,
         threads=snakemake.threads,
     )
     write_table(snakemake.output.samples, SAMPLE_COLUMNS, samples_table(dataset.samples))

@@ -11,7 +11,7 @@ from undue.arrays import read_arrays
 from undue.data.datasets import ArrayDataset, open_dataset
 from undue.plots import save, style
 from undue.run.job import job
-from undue.valuation.calculator import load_setting, rank_samples
+from undue.valuation.calculator import load_exact_setting, rank_samples
 from undue.valuation.examples import choose_examples
 from undue.valuation.figures import TopRanked, top_ranked
 
@@ -22,14 +22,7 @@ TOLERANCE = 1e-9
 
 with job(snakemake) as log, style():
     cfg = snakemake.params.cfg
-    setting = load_setting(
-        snakemake.input.features,
-        snakemake.input.split,
-        snakemake.input.model,
-        cfg,
-        dtype=torch.float64,
-        device=torch.device("cpu"),
-    )
+    setting = load_exact_setting(snakemake.input.features, snakemake.input.split, snakemake.input.model, cfg)
     published = pd.concat(
         [
             pd.read_parquet(path).assign(radius=radius, file=file)
@@ -39,7 +32,7 @@ with job(snakemake) as log, style():
         ],
         ignore_index=True,
     )
-    examples = choose_examples(published, count=cfg["figures"]["gallery_targets"])
+    examples = choose_examples(published, count=cfg["figures.gallery_targets"])
     rows: list[TopRanked] = []
 
     def add_row(title: str, theta: torch.Tensor, target: int) -> None:
@@ -69,4 +62,4 @@ with job(snakemake) as log, style():
             image.thumbnail((96, 96))
             images[index] = np.asarray(image)
     classes = dict(zip(samples["index"], samples["class"], strict=True))
-    save(top_ranked(rows, images, classes), snakemake.output, dpi=cfg["figures"]["dpi"])
+    save(top_ranked(rows, images, classes), snakemake.output, dpi=cfg["figures.dpi"])

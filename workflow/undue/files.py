@@ -25,7 +25,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary file is removed and `path` is left as it was.
 
     Raises:
-        UserError: the disk is full, or the user's share of it is.
+        UserError: the disk is full, or the user's share of it is; or the folder may not be written.
     """
     target = Path(path)
     temporary = None
@@ -46,6 +46,12 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
                 "no space left on the device; nothing was kept of the file",
                 where=str(target),
                 remedy="free some space, or point `results` in the config at another disk, and run again",
+            ) from error
+        if temporary is None and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(
+                f"nothing can be written here ({error.strerror})",
+                where=str(target.parent),
+                remedy="make the folder writable, or point `results` in the config at another, and run again",
             ) from error
         raise
     finally:

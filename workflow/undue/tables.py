@@ -46,8 +46,9 @@ def write_csv(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
         table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
-def write_markdown(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
-    """Write a table of already formatted cells as Markdown."""
+def write_markdown(path: str | os.PathLike[str], table: pd.DataFrame, *, below: str = "") -> None:
+    """Write a table of already formatted cells as Markdown, and a text under it."""
     rows = [list(table.columns), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
     with atomic(path) as temporary:
-        temporary.write_text("".join(f"| {' | '.join(row)} |\n" for row in rows), encoding="utf-8")
+        text = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+        temporary.write_text(f"{text}\n{below}" if below else text, encoding="utf-8")

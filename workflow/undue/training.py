@@ -15,7 +15,6 @@ from undue.calculus.linear import LinearRisk
 from undue.calculus.newton import Minimum, newton
 from undue.calculus.objective import Objective
 from undue.data.split import stratified_folds
-from undue.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +24,14 @@ FOLD_GRADIENT_NORM = 1e-5
 
 
 def train(
-    risk: LinearRisk, *, l2: float, regularise_bias: bool, gradient_norm: float, start: Tensor | None = None
+    risk: LinearRisk,
+    *,
+    l2: float,
+    regularise_bias: bool,
+    gradient_norm: float,
+    start: Tensor | None = None,
+    key: str = "model.gradient_norm",
+    l2_key: str = "model.l2",
 ) -> Minimum:
     """Solve for θ* in float64.
 
@@ -35,6 +41,7 @@ def train(
         regularise_bias: whether λ applies to the bias too.
         gradient_norm: ‖∇R(θ*)‖ to reach.
         start: where to begin (d, k, 1), zero if not given.
+        key, l2_key: the config keys of the gradient norm and of λ.
 
     Returns:
         θ* (d, k, 1), float64, in the basis of `risk`.
@@ -51,13 +58,7 @@ def train(
         moments=basis.moments,
         gradient_norm=gradient_norm,
     )
-    if not float(found.gradient_norm) <= gradient_norm:
-        raise UserError(
-            f"training stopped at a gradient norm of {float(found.gradient_norm):.2e}, "
-            f"above the {gradient_norm:.0e} asked for",
-            where="model.gradient_norm",
-            remedy="raise model.gradient_norm, or model.l2 (a larger l2 makes the problem easier to solve)",
-        )
+    found.require(gradient_norm, what="training", key=key, l2_key=l2_key)
     return replace(found, theta=basis.from_basis(found.theta))
 
 

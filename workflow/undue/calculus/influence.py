@@ -11,13 +11,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from undue.calculus.linear import LinearPoint
+from undue.calculus.risk import Point
 from undue.calculus.solvers import Solution
 
 Solve = Callable[[Tensor], Solution]
 
 
-def influence(train: LinearPoint, test_gradient: Tensor, solve: Solve) -> tuple[Tensor, Solution]:
+def influence(train: Point, test_gradient: Tensor, solve: Solve) -> tuple[Tensor, Solution]:
     """Influence of every training sample.
 
     Args:
@@ -29,7 +29,7 @@ def influence(train: LinearPoint, test_gradient: Tensor, solve: Solve) -> tuple[
         I (n, L) and the solve behind it; its `x` is u₁ = −H_δ⁻¹ g_test.
     """
     solution = solve(-test_gradient)
-    return train.grad_dots(solution.x), solution
+    return train.grad_dots(solution.projection or solution.x), solution
 
 
 def ranks(score: Tensor) -> Tensor:

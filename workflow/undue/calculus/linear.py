@@ -12,7 +12,8 @@ that temporaries stay small whatever n is.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -54,9 +55,17 @@ class Link(Protocol):
     def predict(self, z: Tensor) -> Tensor:
         """The predicted label (rows, L)."""
 
+    def correct(self, z: Tensor, y: Tensor) -> Tensor:
+        """Whether the predicted label is right (rows, L); a tie between classes is not."""
+
 
 def _each(y: Tensor) -> Tensor:
     return torch.arange(len(y), device=y.device)
+
+
+def _right_side(z: Tensor, y: Tensor) -> Tensor:
+    """Whether the one output is on its label's side of zero (rows, L), y ∈ {0, 1}."""
+    return torch.where(y[:, None] == 1, z[:, 0] > 0, z[:, 0] < 0)
 
 
 class Softmax:
@@ -66,7 +75,9 @@ class Softmax:
         return classes
 
     def state(self, z: Tensor, y: Tensor) -> Tensor:
-        return torch.softmax(z, dim=1)
+        # Not torch.softmax, which is several times slower along a dimension that is not the last.
+        state = torch.sub(z, z.amax(dim=1, keepdim=True)).exp_()
+        return state.div_(state.sum(dim=1, keepdim=True))
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
         return torch.logsumexp(z, dim=1) - z[_each(y), y]
@@ -91,6 +102,11 @@ class Softmax:
 
     def predict(self, z: Tensor) -> Tensor:
         return z.argmax(dim=1)
+
+    def correct(self, z: Tensor, y: Tensor) -> Tensor:
+        # Not by argmax, which is a hundred times slower along this dimension. Not "z >= own": an output that
+        # is not a number is never right.
+        return (~(z < z[_each(y), y][:, None])).sum(dim=1) == 1
 
 
 class Logistic:
@@ -122,6 +138,9 @@ class Logistic:
     def predict(self, z: Tensor) -> Tensor:
         return (z[:, 0] > 0).long()
 
+    def correct(self, z: Tensor, y: Tensor) -> Tensor:
+        return _right_side(z, y)
+
 
 @dataclass(frozen=True)
 class SmoothHinge:
@@ -143,7 +162,8 @@ class SmoothHinge:
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
         margin = (self._sign(y, z) * z)[:, 0]
-        return self.temperature * torch.nn.functional.softplus((1 - margin) / self.temperature)
+        # Not softplus, which becomes linear beyond 20: torch's curvature there would be zero, and ours isn't.
+        return -self.temperature * torch.nn.functional.logsigmoid((margin - 1) / self.temperature)
 
     def slope(self, state: Tensor, y: Tensor) -> Tensor:
         return -self._sign(y, state) * state
@@ -160,6 +180,22 @@ class SmoothHinge:
 
     def predict(self, z: Tensor) -> Tensor:
         return (z[:, 0] > 0).long()
+
+    def correct(self, z: Tensor, y: Tensor) -> Tensor:
+        return _right_side(z, y)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A vector of parameters with its outputs on some data, so that the product is not made again.
+
+    Attributes:
+        vector: v (d, k, L).
+        outputs: X v (n, k, L).
+    """
+
+    vector: Tensor
+    outputs: Tensor
 
 
 @dataclass(frozen=True)
@@ -197,6 +233,12 @@ class LinearRisk:
         """The risk on some of the samples, index (m,)."""
         return LinearRisk(self.x[index], self.y[index], self.classes, self.link)
 
+    def project(self, v: Tensor) -> Projection:
+        """Compute the outputs X v of a vector (d, k, L) once, to pass it wherever a vector is taken."""
+        outputs = v.new_empty(self.samples, *v.shape[1:])
+        torch.mm(self.x, v.reshape(v.shape[0], -1), out=outputs.view(self.samples, -1))
+        return Projection(v, outputs)
+
     def at(self, theta: Tensor) -> LinearPoint:
         """Evaluate the outputs of all samples once, for the operations at θ (d, k, L)."""
         return LinearPoint(self, theta)
@@ -205,8 +247,9 @@ class LinearRisk:
 class LinearPoint:
     """A linear risk at one θ (d, k, L): the operations that every experiment is made of.
 
-    Sample weights w are (n,) or (n, L). Vectors like θ have shape (d, k, L). Nothing is averaged:
-    pass w = 1/n for means; the regulariser is the caller's.
+    Sample weights w are (n,) or (n, L). Vectors like θ have shape (d, k, L); where their outputs are known
+    already, pass a `Projection` on the same risk. Nothing is averaged: pass w = 1/n for means; the
+    regulariser is the caller's.
     """
 
     def __init__(self, risk: LinearRisk, theta: Tensor) -> None:
@@ -223,7 +266,7 @@ class LinearPoint:
             y = risk.y[rows]
             z = self._outputs(rows, theta)
             self._losses[rows] = risk.link.loss(z, y)
-            self._correct[rows] = risk.link.predict(z) == y[:, None]
+            self._correct[rows] = risk.link.correct(z, y)
             self._state[rows] = risk.link.state(z, y)
 
     def _chunks(self) -> Iterator[slice]:
@@ -232,7 +275,13 @@ class LinearPoint:
         for start in range(0, self.risk.samples, size):
             yield slice(start, min(start + size, self.risk.samples))
 
-    def _outputs(self, rows: slice, v: Tensor) -> Tensor:
+    def _outputs(self, rows: slice, v: Tensor | Projection) -> Tensor:
+        if isinstance(v, Projection):
+            if len(v.outputs) != self.risk.samples:
+                raise ValueError(
+                    f"a projection on {len(v.outputs)} samples is used with {self.risk.samples} samples"
+                )
+            return v.outputs[rows]
         x = self.risk.x[rows]
         return (x @ v.reshape(v.shape[0], -1)).view(len(x), *v.shape[1:])
 
@@ -246,6 +295,21 @@ class LinearPoint:
         """w as (rows, 1, 1 or L)."""
         part = w[rows]
         return part[:, None, None] if part.dim() == 1 else part[:, None, :]
+
+    def narrow(self, lanes: Tensor) -> LinearPoint:
+        """The point of the chosen lanes alone, index (m,); nothing is evaluated anew."""
+        point = copy(self)
+        point.theta, point.lanes = self.theta[..., lanes], len(lanes)
+        point._state, point._losses = self._state[..., lanes], self._losses[:, lanes]
+        point._correct = self._correct[:, lanes]
+        return point
+
+    def last(self, features: int) -> LinearPoint:
+        """The point as a function of the last features' parameters alone; the others' stay as they are."""
+        point = copy(self)
+        point.risk = replace(self.risk, x=self.risk.x[:, -features:])
+        point.theta = self.theta[-features:]
+        return point
 
     def losses(self) -> Tensor:
         """ℓ_i (n, L)."""
@@ -267,7 +331,7 @@ class LinearPoint:
             self._add_features(total, rows, slope.mul_(self._weights(rows, w)))
         return total
 
-    def grad_dots(self, v: Tensor) -> Tensor:
+    def grad_dots(self, v: Tensor | Projection) -> Tensor:
         """∇ℓ_iᵀ v for every i (n, L)."""
         dots = torch.empty_like(self._losses)
         for rows in self._chunks():
@@ -275,13 +339,21 @@ class LinearPoint:
             dots[rows] = slope.mul_(self._outputs(rows, v)).sum(dim=1)
         return dots
 
-    def hvp(self, v: Tensor, w: Tensor) -> Tensor:
+    def hvp(self, v: Tensor | Projection, w: Tensor) -> Tensor:
         """Σ_i w_i ∇²ℓ_i v (d, k, L)."""
         total = torch.zeros_like(self.theta)
         for rows in self._chunks():
             curve = self.risk.link.curve(self._state[rows], self.risk.y[rows], self._outputs(rows, v))
             self._add_features(total, rows, curve.mul_(self._weights(rows, w)))
         return total
+
+    def coarse(self, copies: Bfloat16) -> CoarsePoint:
+        """The same point with Hessian products of low precision.
+
+        Args:
+            copies: the risk's features in bfloat16.
+        """
+        return CoarsePoint(self, copies)
 
     def mean_curvature(self, w: Tensor) -> Tensor:
         """Σ_i w_i times the diagonal of ∂²ℓ_i/∂z², of each output (1, k, L)."""
@@ -291,7 +363,7 @@ class LinearPoint:
             total += curvature.mul_(self._weights(rows, w)).sum(dim=0, keepdim=True)
         return total
 
-    def curvature_grad(self, a: Tensor, b: Tensor, w: Tensor) -> Tensor:
+    def curvature_grad(self, a: Tensor | Projection, b: Tensor | Projection, w: Tensor) -> Tensor:
         """∇_θ Σ_i w_i aᵀ ∇²ℓ_i(θ) b, with a and b held fixed (d, k, L)."""
         total = torch.zeros_like(self.theta)
         for rows in self._chunks():
@@ -299,6 +371,21 @@ class LinearPoint:
                 self._state[rows], self.risk.y[rows], self._outputs(rows, a), self._outputs(rows, b)
             )
             self._add_features(total, rows, twist.mul_(self._weights(rows, w)))
+        return total
+
+    def bilinear_grad(self, a: Tensor | Projection, b: Tensor | Projection, u: Tensor, w: Tensor) -> Tensor:
+        """∇_θ Σ_i (u_i ∇ℓ_iᵀ a − w_i aᵀ ∇²ℓ_i b), with a and b held fixed (d, k, L).
+
+        The same as `hvp(a, u) - curvature_grad(a, b, w)` in one walk over the data: the training part of
+        the attack gradient.
+        """
+        total = torch.zeros_like(self.theta)
+        for rows in self._chunks():
+            state, y = self._state[rows], self.risk.y[rows]
+            a_rows = self._outputs(rows, a)
+            part = self.risk.link.curve(state, y, a_rows).mul_(self._weights(rows, u))
+            twist = self.risk.link.twist(state, y, a_rows, self._outputs(rows, b))
+            self._add_features(total, rows, part.sub_(twist.mul_(self._weights(rows, w))))
         return total
 
     def input_grad_dots(self, v: Tensor) -> Tensor:
@@ -314,3 +401,49 @@ class LinearPoint:
                 "nkl,dkl->ndl", curve, self.theta
             )
         return grads
+
+
+@dataclass(frozen=True)
+class Bfloat16:
+    """Features in bfloat16, in both orders, for products on matrix units: as much memory as in float32.
+
+    Attributes:
+        x: X (n, d).
+        transposed: Xᵀ (d, n), contiguous: several times faster than a view of the other.
+    """
+
+    x: Tensor
+    transposed: Tensor
+
+    @classmethod
+    def of(cls, risk: LinearRisk) -> Bfloat16:
+        """Round a risk's features to eight bits."""
+        x = risk.x.bfloat16()
+        return cls(x, x.T.contiguous())
+
+
+class CoarsePoint:
+    """Hessian products of a linear risk from products in bfloat16: right to about three digits, and fast.
+
+    Only the products with X are coarse; the link's derivatives stay in the point's precision, where small
+    curvatures of confident samples are differences of large numbers.
+    """
+
+    def __init__(self, point: LinearPoint, copies: Bfloat16) -> None:
+        self._point, self._copies = point, copies
+        width = point.risk.shape[1] * point.lanes
+        self._coefficients = copies.x.new_empty(point.risk.samples, width)
+
+    def narrow(self, lanes: Tensor) -> CoarsePoint:
+        """The point of the chosen lanes alone."""
+        return CoarsePoint(self._point.narrow(lanes), self._copies)
+
+    def hvp(self, v: Tensor, w: Tensor) -> Tensor:
+        """Σ_i w_i ∇²ℓ_i v (d, k, L)."""
+        point, link = self._point, self._point.risk.link
+        narrow = v.reshape(v.shape[0], -1).to(torch.bfloat16)
+        for rows in point._chunks():
+            outputs = torch.mm(self._copies.x[rows], narrow).to(v.dtype).view(-1, *v.shape[1:])
+            curve = link.curve(point._state[rows], point.risk.y[rows], outputs)
+            self._coefficients[rows] = curve.mul_(point._weights(rows, w)).view(len(curve), -1)
+        return torch.mm(self._copies.transposed, self._coefficients).to(v.dtype).view_as(v)

@@ -4,17 +4,89 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol, overload, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from undue.calculus.lanes import dot, norm
+from undue.calculus.linear import Projection
 from undue.errors import UserError
 
 Operator = Callable[[Tensor], Tensor]
+"""v ↦ Hv on vectors (d, k, L)."""
+ProjectedOperator = Callable[[Projection], Tensor]
+"""The same, given v with its outputs."""
+Project = Callable[[Tensor], Projection]
+"""v with its outputs; of any number of lanes."""
+
+
+@runtime_checkable
+class LaneOperator(Protocol):
+    """An operator that can do without some of its lanes."""
+
+    def __call__(self, v: Any) -> Tensor:
+        """Hv (d, k, L)."""
+
+    def narrow(self, lanes: Tensor) -> LaneOperator:
+        """The operator of the chosen lanes alone, index (m,)."""
+
+
+@runtime_checkable
+class Preconditioner(Protocol):
+    """r ↦ approximately H⁻¹ r, which need not be quite the same linear map each time."""
+
+    def __call__(self, r: Tensor) -> Tensor:
+        """A new tensor (d, k, L)."""
+
+    def narrow(self, lanes: Tensor) -> Preconditioner:
+        """The preconditioner of the chosen lanes alone, index (m,)."""
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Preconditions by a few conjugate gradient steps in the last rows, and by the diagonal elsewhere.
+
+    For Hessians that are large in few directions, which an eigenbasis of the features puts last: products in
+    these rows alone cost a fraction of a whole one.
+
+    Attributes:
+        block: H on the last rows, vectors (m, k, L).
+        rows: m.
+        diagonal: approximates that of H, positive (d, k, L).
+        steps: of conjugate gradients on the block.
+    """
+
+    block: LaneOperator
+    rows: int
+    diagonal: Tensor
+    steps: int
+
+    def __call__(self, r: Tensor) -> Tensor:
+        """See the class."""
+        z = r / self.diagonal
+        z[-self.rows :] = conjugate_gradient(
+            self.block,
+            r[-self.rows :],
+            tolerance=0.0,
+            preconditioner=self.diagonal[-self.rows :],
+            max_iterations=self.steps,
+            verify=False,
+        ).x
+        return z
+
+    def narrow(self, lanes: Tensor) -> Principal:
+        """Of the chosen lanes alone."""
+        return Principal(self.block.narrow(lanes), self.rows, self.diagonal[..., lanes], self.steps)
+
 
 # The recursive residual is believed while it may be off by this share of the tolerance.
 DRIFT_IGNORED = 0.1
+# Refinement aims at this share of the tolerance, so that rounding does not cost another round.
+AIM = 0.7
+# No inner solve asks a coarse operator for more than this relative residual.
+COARSE_LIMIT = 5e-3
+MAX_ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -26,12 +98,14 @@ class Solution:
         residual: relative residual ‖b − Hx‖/‖b‖ of each lane (L,); absolute where b is zero.
         iterations: Hessian products used per lane (L,), int64.
         tolerance: the relative residual that was asked for, one number or one per lane (L,).
+        projection: the solution with its outputs on the training data, where the solver has them.
     """
 
     x: Tensor
     residual: Tensor
     iterations: Tensor
     tolerance: float | Tensor
+    projection: Projection | None = None
 
     @property
     def converged(self) -> Tensor:
@@ -53,73 +127,268 @@ class Solution:
             )
 
 
+@overload
 def conjugate_gradient(
     operator: Operator,
     b: Tensor,
     *,
     tolerance: float | Tensor,
     start: Tensor | None = None,
-    preconditioner: Tensor | None = None,
+    project: None = None,
+    preconditioner: Tensor | Preconditioner | None = None,
     max_iterations: int = 1000,
+    verify: bool = True,
+) -> Solution: ...
+
+
+@overload
+def conjugate_gradient(
+    operator: ProjectedOperator,
+    b: Tensor,
+    *,
+    tolerance: float | Tensor,
+    start: Projection | None = None,
+    project: Project,
+    preconditioner: Tensor | Preconditioner | None = None,
+    max_iterations: int = 1000,
+    verify: bool = True,
+) -> Solution: ...
+
+
+def conjugate_gradient(
+    operator: Callable[[Any], Tensor],
+    b: Tensor,
+    *,
+    tolerance: float | Tensor,
+    start: Any = None,
+    project: Project | None = None,
+    preconditioner: Tensor | Preconditioner | None = None,
+    max_iterations: int = 1000,
+    verify: bool = True,
 ) -> Solution:
     """Solve with preconditioned conjugate gradients, all lanes in lock-step.
 
     A lane that has converged is frozen, so that its answer does not depend on which other lanes it
-    shares the job with.
+    shares the job with. Once a quarter of the lanes are, the others go on without them, if the operator is a
+    `LaneOperator`.
 
     Args:
         operator: v ↦ Hv on (d, k, L), H symmetric positive definite.
         b: right-hand sides (d, k, L).
         tolerance: relative residual to reach, one number or one per lane (L,).
-        start: where to begin (d, k, L), zero if not given.
-        preconditioner: positive diagonal (d, k, L) that approximates H's, ones if not given.
+        start: where to begin (d, k, L); zero if not given, and in lanes where zero is better.
+        project: if given, the operator and the start take vectors with their outputs, and the solution has
+            its own, added up from those of the directions: half a Hessian product saved at either end.
+        preconditioner: a positive diagonal (d, k, L) that approximates H's, ones if not given; or another map
+            that does, which makes the gradients flexible ones (Notay 2000, Flexible conjugate gradients).
         max_iterations: give up after this many; the solution then says so by its residual.
+        verify: whether to compute the residual anew where rounding may have parted the recursion's from the
+            truth; for callers that do so themselves.
 
     Returns:
-        The solution. Its residual is the recursion's, or where rounding may have parted that from the
-        truth, the true one: a tolerance below what the precision can reach is reported as missed.
+        The solution. Its residual is the recursion's or, under `verify`, where in doubt the true one: a
+        tolerance below what the precision can reach is reported as missed.
     """
     scale = _scale(b)
-    if start is None:
-        x, r = torch.zeros_like(b), b.clone()
-    else:
-        x = start.clone()
-        r = b - operator(x)
-    z = r if preconditioner is None else r / preconditioner
-    p = z.clone()
-    product = dot(r, z)
-    residual = norm(r) / scale
-    iterations = torch.zeros(b.shape[-1], dtype=torch.int64, device=b.device)
-    stretch = torch.zeros_like(residual)
+    x, outputs, r, residual = _begin(operator, b, scale, start, project)
+    z = _precondition(preconditioner, r)
+    going = _Lanes(
+        x=x,
+        outputs=outputs,
+        r=r,
+        p=z.clone(),
+        product=dot(r, z),
+        residual=residual,
+        tolerance=torch.as_tensor(tolerance).to(residual).expand_as(residual),
+        scale=scale,
+        stretch=torch.zeros_like(residual),
+        iterations=torch.zeros(b.shape[-1], dtype=torch.int64, device=b.device),
+        preconditioner=preconditioner,
+    )
+    here = operator
+    # Lanes left behind, and which of all lanes those still going are.
+    finished, lanes = going, torch.arange(b.shape[-1], device=b.device)
     for _ in range(max_iterations):
-        active = residual > tolerance
-        if not bool(active.any()):
+        active = going.residual > going.tolerance
+        count = int(active.sum())
+        if count == 0:
             break
-        hp = operator(p)
-        curvature = dot(p, hp)
-        # No positive curvature along a direction: H is not positive definite (or the numbers ran
-        # out). The lane stops there and its residual tells.
-        active &= curvature > 0
-        if not bool(active.any()):
+        if 4 * count <= 3 * len(active) and isinstance(here, LaneOperator):
+            keep = torch.nonzero(active)[:, 0]
+            if going is not finished:
+                finished.put(lanes, going)
+            going, here, lanes, active = going.take(keep), here.narrow(keep), lanes[keep], active[keep]
+        if not going.advance(here, project, active, verify=verify):
             break
-        stretch = torch.where(active, torch.maximum(stretch, norm(hp) / norm(p)), stretch)
-        step = torch.where(active, product / curvature, 0)
-        x.addcmul_(p, step)
-        r.addcmul_(hp, step, value=-1)
-        z = r if preconditioner is None else r / preconditioner
-        new_product = dot(r, z)
-        p.mul_(torch.where(active, new_product / product, 1)).add_(z * active)
-        product = torch.where(active, new_product, product)
-        residual = torch.where(active, norm(r) / scale, residual)
-        iterations += active
+    if going is not finished:
+        finished.put(lanes, going)
+    x, residual, stretch = finished.x, finished.residual, finished.stretch
+    projection = None if finished.outputs is None else Projection(x, finished.outputs)
     # Rounding drives the recursion off by about ε‖H‖‖x‖/‖b‖ (Greenbaum 1997, Estimating the attainable
     # accuracy of recursively computed residual methods); `stretch` estimates ‖H‖ from below.
-    doubtful = torch.finfo(b.dtype).eps * stretch * norm(x) / scale > DRIFT_IGNORED * torch.as_tensor(
-        tolerance
+    if verify:
+        drift = torch.finfo(b.dtype).eps * stretch * norm(x) / scale
+        doubtful = drift > DRIFT_IGNORED * finished.tolerance
+        if bool(doubtful.any()):
+            residual = torch.where(doubtful, norm(b - operator(projection or x)) / scale, residual)
+    return Solution(x, residual, finished.iterations, tolerance, projection)
+
+
+def _begin(
+    operator: Callable[[Any], Tensor], b: Tensor, scale: Tensor, start: Any, project: Project | None
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Where to begin: x, its outputs under `project`, b − Hx, and its relative norm (L,).
+
+    A start that is worse than none, or not a number, is none.
+    """
+    nothing = torch.zeros_like(b)
+    if start is None:
+        outputs = None if project is None else project(nothing).outputs
+        return nothing, outputs, b.clone(), norm(b) / scale
+    x, outputs = (start.clone(), None) if project is None else (start.vector.clone(), start.outputs.clone())
+    r = b - operator(start)
+    residual, without = norm(r) / scale, norm(b) / scale
+    useless = ~(residual <= without)
+    if bool(useless.any()):
+        x, r = torch.where(useless, 0, x), torch.where(useless, b, r)
+        outputs = None if outputs is None else torch.where(useless, 0, outputs)
+        residual = torch.where(useless, without, residual)
+    return x, outputs, r, residual
+
+
+@dataclass
+class _Lanes:
+    """Lanes on their way to a solution, with the recursion's vectors (d, k, L) and numbers (L,)."""
+
+    x: Tensor
+    outputs: Tensor | None
+    r: Tensor
+    p: Tensor
+    product: Tensor
+    residual: Tensor
+    tolerance: Tensor
+    scale: Tensor
+    stretch: Tensor
+    iterations: Tensor
+    preconditioner: Tensor | Preconditioner | None
+
+    def take(self, lanes: Tensor) -> _Lanes:
+        """Some of the lanes, on their own."""
+
+        def chosen(part: Any) -> Any:
+            if isinstance(part, Tensor):
+                return part[..., lanes]
+            return None if part is None else part.narrow(lanes)
+
+        return _Lanes(**{name: chosen(part) for name, part in vars(self).items()})
+
+    def put(self, lanes: Tensor, others: _Lanes) -> None:
+        """Where the others, which are these lanes, have come to."""
+        for name in ("x", "outputs", "residual", "stretch", "iterations"):
+            if (part := getattr(self, name)) is not None:
+                part[..., lanes] = getattr(others, name)
+
+    def advance(
+        self, operator: Callable[[Any], Tensor], project: Project | None, active: Tensor, *, verify: bool
+    ) -> bool:
+        """One step of the active lanes; whether any could make it."""
+        projected = None if project is None else project(self.p)
+        hp = operator(projected or self.p)
+        curvature = dot(self.p, hp)
+        # No positive curvature along a direction: H is not positive definite (or the numbers ran
+        # out). The lane stops there and its residual tells.
+        active = active & (curvature > 0)
+        if not bool(active.any()):
+            return False
+        if verify:
+            stretch = torch.maximum(self.stretch, norm(hp) / norm(self.p))
+            self.stretch = torch.where(active, stretch, self.stretch)
+        step = torch.where(active, self.product / curvature, 0)
+        self.x.addcmul_(self.p, step)
+        if self.outputs is not None and projected is not None:
+            self.outputs.addcmul_(projected.outputs, step)
+        self.r.addcmul_(hp, step, value=-1)
+        z = _precondition(self.preconditioner, self.r)
+        product = dot(self.r, z)
+        # rᵀz less the old r's product with z, which is nothing but for a map that is not always the same.
+        change = -step * dot(hp, z) if isinstance(self.preconditioner, Preconditioner) else product
+        self.p.mul_(torch.where(active, change / self.product, 1)).addcmul_(z, active.to(z.dtype))
+        self.product = torch.where(active, product, self.product)
+        self.residual = torch.where(active, norm(self.r) / self.scale, self.residual)
+        self.iterations += active
+        return True
+
+
+def _precondition(preconditioner: Tensor | Preconditioner | None, r: Tensor) -> Tensor:
+    if isinstance(preconditioner, Tensor):
+        return r / preconditioner
+    return r if preconditioner is None else preconditioner(r)
+
+
+def refine(
+    operator: ProjectedOperator,
+    b: Tensor,
+    *,
+    project: Project,
+    inner: Operator,
+    inner_limit: float,
+    tolerance: float,
+    start: Projection | None = None,
+    preconditioner: Tensor | Preconditioner | None = None,
+) -> Solution:
+    """Solve by iterative refinement (Higham 2002, ch. 12): corrections from an inner, cheaper solve.
+
+    Each round solves H Δx = b − Hx by conjugate gradients on the inner, coarse operator, and computes the
+    residual anew with the exact one. The residual is therefore always the true one. Lanes that have arrived
+    stand still.
+
+    Args:
+        operator: v ↦ Hv, given v with its outputs.
+        b: right-hand sides (d, k, L).
+        project: computes a vector's outputs.
+        inner: v ↦ approximately Hv.
+        inner_limit: the least relative residual that `inner` is asked for.
+        tolerance: relative residual to reach.
+        start: where to begin, zero if not given.
+        preconditioner: see `conjugate_gradient`.
+
+    Returns:
+        The solution with its outputs; `iterations` counts products with `inner`.
+    """
+    scale = _scale(b)
+    vector, outputs, r, residual = _begin(operator, b, scale, start, project)
+    assert outputs is not None
+    x = Projection(vector, outputs)
+    iterations = torch.zeros(b.shape[-1], dtype=torch.int64, device=b.device)
+    moving = torch.ones_like(residual, dtype=torch.bool)
+    for _ in range(MAX_ROUNDS):
+        active = moving & (residual > tolerance)
+        if not bool(active.any()):
+            break
+        correction = conjugate_gradient(
+            inner,
+            r * active,
+            tolerance=(AIM * tolerance / residual).clamp(min=inner_limit),
+            preconditioner=preconditioner,
+            verify=False,
+        )
+        trial = project(x.vector + correction.x)
+        trial_r = b - operator(trial)
+        reached = norm(trial_r) / scale
+        moving &= reached < residual / 2
+        better = active & (reached < residual)
+        x = trial if bool(better.all()) else _pick(better, trial, x)
+        r = torch.where(better, trial_r, r)
+        residual = torch.where(better, reached, residual)
+        iterations += correction.iterations
+    return Solution(x.vector, residual, iterations, tolerance, x)
+
+
+def _pick(lanes: Tensor, chosen: Projection, other: Projection) -> Projection:
+    """The chosen projection in some lanes (L,), the other one elsewhere."""
+    return Projection(
+        torch.where(lanes, chosen.vector, other.vector), torch.where(lanes, chosen.outputs, other.outputs)
     )
-    if bool(doubtful.any()):
-        residual = torch.where(doubtful, norm(b - operator(x)) / scale, residual)
-    return Solution(x, residual, iterations, tolerance)
 
 
 def dense(operator: Operator, b: Tensor, *, tolerance: float) -> Solution:

@@ -9,12 +9,12 @@ import numpy as np
 from undue.errors import UserError
 from undue.tables import INT, TEXT, Columns
 
-TRAIN, SHARED, PRISTINE = "train", "shared", "pristine"
+TRAIN, SHARED, PRISTINE, UNUSED = "train", "shared", "pristine", "unused"
 
 SPLIT_COLUMNS: Columns = {
     "index": (INT, "sample, a row of samples.parquet"),
     "label": (INT, "class number"),
-    "part": (TEXT, "train, shared (the test half the attacker sees) or pristine (the half for judging)"),
+    "part": (TEXT, "train, shared (the test half the attacker sees), pristine (for judging) or unused"),
 }
 
 
@@ -56,6 +56,41 @@ def split(labels: np.ndarray, official: np.ndarray, *, test_fraction: float, see
             remedy="choose another share of the samples to test on, or add samples",
         )
     return part
+
+
+def thin(
+    labels: np.ndarray,
+    part: np.ndarray,
+    train_samples: int,
+    *,
+    seed: int,
+    key: str = "datasets.<name>.train_samples",
+) -> np.ndarray:
+    """Keep some of the training samples, class ratios kept; the others are `unused`.
+
+    Args:
+        labels: class of each sample (n,).
+        part: from `split` (n,).
+        train_samples: how many to keep.
+        seed: of the draw.
+        key: the config key of `train_samples`.
+
+    Raises:
+        UserError: there are fewer training samples, or a class would have none.
+    """
+    members = np.flatnonzero(part == TRAIN)
+    if train_samples > len(members):
+        problem = f"{train_samples} training samples are asked for, but there are {len(members)}"
+    else:
+        generator = np.random.default_rng([seed, train_samples])
+        kept = stratified_share(labels[members], train_samples, generator)
+        lost = np.setdiff1d(labels[members], labels[members[kept]])
+        if not len(lost):
+            thinned = part.copy()
+            thinned[members[~kept]] = UNUSED
+            return thinned
+        problem = f"with {train_samples} training samples {len(lost)} classes would have none"
+    raise UserError(problem, where=key, remedy="choose another number")
 
 
 def stratified_share(labels: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:

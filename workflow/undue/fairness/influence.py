@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from undue.calculus.influence import influence
-from undue.calculus.linear import LinearPoint
+from undue.calculus.linear import LinearPoint, LinearRisk
 from undue.calculus.objective import Objective
 from undue.fairness.logistic import Curvature
 from undue.fairness.metrics import Metric
@@ -34,7 +34,7 @@ class Removal:
     unfairness: float
     sign: int
     _functionals: tuple[Functional, Functional]
-    _objective: Objective
+    _objective: Objective[LinearRisk]
     _point: LinearPoint
     _curvature: Curvature
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from undue.calculus.lanes import dot, norm
-from undue.calculus.linear import LinearPoint
+from undue.calculus.linear import LinearPoint, LinearRisk
 from undue.calculus.newton import ARMIJO, MAX_HALVINGS, Minimum
 from undue.calculus.objective import Objective
 from undue.calculus.solvers import Solution
@@ -39,7 +39,7 @@ class Curvature:
     factor: Tensor
 
     @classmethod
-    def of(cls, objective: Objective, point: LinearPoint) -> Curvature:
+    def of(cls, objective: Objective[LinearRisk], point: LinearPoint) -> Curvature:
         """H = Σ w_i ∇²ℓ_i + λ at a point of one lane.
 
         Raises:
@@ -64,7 +64,7 @@ class Curvature:
 
 
 def fit(
-    objective: Objective,
+    objective: Objective[LinearRisk],
     start: Tensor | None = None,
     *,
     curvature: Curvature | None = None,

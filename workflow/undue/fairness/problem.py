@@ -53,7 +53,7 @@ class Problem:
     test: Part
     l2: float
 
-    def objective(self, removed: Tensor | None = None) -> Objective:
+    def objective(self, removed: Tensor | None = None) -> Objective[LinearRisk]:
         """R(θ) = (1/n) Σ (1 − x_i) ℓ_i + (λ/2)‖θ‖² with a share x_i (n,) of each sample removed.
 
         As published, removing samples keeps λ: n is the number of all samples.

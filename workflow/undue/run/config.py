@@ -22,7 +22,7 @@ from undue.errors import UserError
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
 
-RESERVED = frozenset({"attack", "fairness", "figures", "metrics", "presets", "tables"})
+RESERVED = frozenset({"attack", "fairness", "figures", "metrics", "presets", "tables", "validation"})
 """Names that a dataset can't have, because `results/<name>` means something else."""
 
 SOURCES = frozenset({"data", "docs", "envs", "profiles", "tests", "workflow"})
@@ -46,6 +46,9 @@ TABLE_ROLES: Mapping[str, frozenset[str]] = {
     "table": frozenset({"table"}),
 }
 """For each kind of table, the files that define one."""
+
+VARIANT_KEYS = ("l2", "damping", "rank_sign", "train_samples")
+"""What a variant may do differently from the dataset that it is based on."""
 
 OWN_TABLE_KEYS = ("label", "positive", "sensitive", "privileged", "privileged_from", "split", "drop")
 ARRAY_KEYS = ("features_key", "label_key", "split_key")
@@ -267,6 +270,8 @@ def _rule_problems(config: Mapping[str, Any], found: list[Problem]) -> list[Prob
     rules: tuple[tuple[tuple[KeyPath, ...], Callable[[Mapping[str, Any]], Iterator[Problem]]], ...] = (
         ((("results",),), _results_stay_apart),
         ((("data", "use"),), _used_datasets_exist),
+        ((("validation",),), _validation_can_be_had),
+        ((("validation",), ("model",), ("data", "use"), ("datasets",)), _ranked_heads_are_minima),
         ((("fairness", "use"), ("fairness", "optional")), _used_tables_exist),
         ((("features",),), _images_suit_the_backbone),
         ((("model",),), _paper_recipe_is_plain),
@@ -275,7 +280,10 @@ def _rule_problems(config: Mapping[str, Any], found: list[Problem]) -> list[Prob
     problems = [problem for reads, rule in rules if sound(*reads) for problem in rule(config)]
     for name, entry in _datasets(config).items():
         if sound(("datasets", name), ("features",)):
-            problems += _dataset_problems(name, entry, config["features"])
+            if "base" in entry:
+                problems += _variant_problems(name, entry, config)
+            else:
+                problems += _dataset_problems(name, entry, config["features"])
     for name, entry in _tables(config).items():
         if sound(("fairness", "tables", name)):
             problems += _table_problems(name, entry)
@@ -305,6 +313,32 @@ def _used_datasets_exist(config: Mapping[str, Any]) -> Iterator[Problem]:
         if known and name not in known:
             near = _did_you_mean(name, known) or f"; there are {', '.join(sorted(known))}"
             yield Problem(("data", "use", index), f"there is no {_show(name)} in datasets{near}")
+
+
+def _validation_can_be_had(config: Mapping[str, Any]) -> Iterator[Problem]:
+    known, name = _datasets(config), config["validation"]["dataset"]
+    if known and name is not None and name not in known:
+        near = _did_you_mean(name, known) or f"; there are {', '.join(sorted(known))}"
+        yield Problem(
+            ("validation", "dataset"), f"there is no {_show(name)} in datasets{near} (null leaves it out)"
+        )
+    if len(set(config["validation"]["pair"])) != 2:
+        yield Problem(("validation", "pair"), "takes two different classes")
+
+
+def _ranked_heads_are_minima(config: Mapping[str, Any]) -> Iterator[Problem]:
+    # Without λ a head has no one minimum, and what training again without a sample changes has no answer.
+    if not config["validation"]["ranking_samples"] or config["model"]["training"] != "newton":
+        return
+    for name in config["data"]["use"]:
+        entry = _datasets(config).get(name, {})
+        if entry.get("l2", config["model"]["l2"]) == 0:
+            path = ("datasets", name, "l2") if "l2" in entry else ("model", "l2")
+            message = (
+                f"with 0 {name} has no one minimum to train again to without a sample: take > 0, or set "
+                "validation.ranking_samples to 0"
+            )
+            yield Problem(path, message)
 
 
 def _used_tables_exist(config: Mapping[str, Any]) -> Iterator[Problem]:
@@ -347,10 +381,44 @@ def _system_is_regular(config: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(("influence", "damping"), f"{message}model.regularise_bias is false: take > 0")
 
 
-def _dataset_problems(name: str, entry: Mapping[str, Any], features: Mapping[str, Any]) -> Iterator[Problem]:
-    path, kind = ("datasets", name), entry["kind"]
+def _name_problems(name: str) -> Iterator[Problem]:
     if name.lower() in RESERVED:
-        yield Problem(path, "the name is taken: results has a folder or file of its own called so")
+        yield Problem(
+            ("datasets", name), "the name is taken: results has a folder or file of its own called so"
+        )
+
+
+def _variant_problems(name: str, entry: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Problem]:
+    path, base = ("datasets", name), entry["base"]
+    yield from _name_problems(name)
+    known = _datasets(config)
+    if base not in known:
+        near = _did_you_mean(base, known) or f"; there are {', '.join(sorted(known))}"
+        yield Problem((*path, "base"), f"there is no {_show(base)} in datasets{near}")
+    elif "base" in known[base]:
+        yield Problem((*path, "base"), f"{base} is a variant itself: name the dataset that it is based on")
+    for key in entry:
+        if key not in ("base", *VARIANT_KEYS):
+            yield Problem((*path, key), f"is the base's; a variant has {', '.join(VARIANT_KEYS)} alone")
+    if "l2" in entry and config["model"]["training"] == "paper_sgd":
+        yield Problem((*path, "l2"), "paper_sgd trains without a regulariser")
+    if entry.get("damping") == 0 and 0 in (entry.get("l2"), config["model"]["l2"]):
+        yield Problem(
+            (*path, "damping"), "with no damping and l2 0 H_δ is singular: one of the two must be > 0"
+        )
+
+
+def _dataset_problems(name: str, entry: Mapping[str, Any], features: Mapping[str, Any]) -> Iterator[Problem]:
+    path = ("datasets", name)
+    yield from _name_problems(name)
+    if "kind" not in entry:
+        kinds = ", ".join(ROLES)
+        yield Problem((*path, "kind"), f"is missing; it must be one of {kinds} (or give a `base`)")
+        return
+    kind = entry["kind"]
+    for key in VARIANT_KEYS:
+        if key in entry:
+            yield Problem((*path, key), "only variants have it, which name a `base`")
     if ("files" in entry) == ("path" in entry):
         yield Problem(path, "needs either `files` or its short form `path`, and not both")
     elif (roles := frozenset(_files(entry))) not in ROLES[kind]:
@@ -412,6 +480,8 @@ def _fill(value: Any, schema: Schema, root: Schema) -> Any:
 
 def _complete(entry: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
     """An entry of `datasets` with its files, its own options and the features block that holds for it."""
+    if "base" in entry:
+        return {key: entry[key] for key in ("base", *VARIANT_KEYS) if key in entry}
     arrays = entry["kind"] == "arrays"
     implied = {"backbone": "none", "image_size": None, "scaling": "standardise"} if arrays else {}
     return {

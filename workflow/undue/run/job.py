@@ -21,8 +21,9 @@ SECONDS_BETWEEN_LINES = 5.0
 def job(snakemake: Any) -> Iterator[logging.Logger]:
     """Run a script's work: log to the rule's log file and to the terminal, use the rule's threads.
 
-    A `UserError` is printed without a traceback and ends the script with status 1; anything else
-    is a defect and is logged with its traceback.
+    A `UserError` is printed without a traceback and ends the script with status 1, and so does a failure
+    for lack of memory or because of a damaged input; anything else is a defect and is logged with its
+    traceback.
 
     Args:
         snakemake: the object that Snakemake gives to scripts.
@@ -46,8 +47,15 @@ def job(snakemake: Any) -> Iterator[logging.Logger]:
     except UserError as error:
         logger.error("%s", error)
         sys.exit(1)
-    except Exception:
-        logger.exception("%s failed", snakemake.rule)
+    except Exception as error:
+        # Only now, because the libraries that it needs would slow every start.
+        from undue.run.damage import explain
+
+        explanation = explain(error, rule=snakemake.rule, inputs=snakemake.input)
+        if explanation is None:
+            logger.exception("%s failed", snakemake.rule)
+        else:
+            logger.error("%s", explanation)
         sys.exit(1)
 
 

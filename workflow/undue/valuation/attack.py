@@ -14,27 +14,29 @@ two solves, the first of which is the forward pass's own.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from undue.calculus.adam import Adam
 from undue.calculus.basis import Eigenbasis
 from undue.calculus.influence import rank_of
 from undue.calculus.lanes import dot, norm
-from undue.calculus.linear import LinearPoint
+from undue.calculus.linear import LinearPoint, Projection
 from undue.calculus.solvers import Solution
 from undue.data.problem import Problem
 from undue.errors import UserError
+from undue.packing import numbers_per_lane
 from undue.randomness import stream
 from undue.run.job import Progress
 from undue.tables import BOOL, FLOAT, INT, Columns
 from undue.valuation.calculator import Calculator
-from undue.valuation.objectives import Weights
+from undue.valuation.objectives import Weights, objective_weights
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +87,11 @@ def attack_gradient(
     train: LinearPoint,
     test: LinearPoint,
     score: Tensor,
-    u1: Tensor,
+    u1: Tensor | Projection,
     weights: Tensor,
     *,
     tolerance: float,
-    start: Tensor | None = None,
+    start: Projection | None = None,
 ) -> Gradient:
     """The exact gradient of Σ_i weights_i score_i(θ), the weights held fixed.
 
@@ -104,11 +106,9 @@ def attack_gradient(
     """
     u = calculator.rank_sign * weights
     second = calculator.solve(train, train.grad(u), tolerance=tolerance, start=start)
-    u2 = second.x
     each = score.new_full((train.risk.samples,), 1 / train.risk.samples)
-    gradient = train.hvp(u1, u)
-    gradient -= test.hvp(u2, score.new_ones(test.risk.samples))
-    gradient -= train.curvature_grad(u1, u2, each)
+    gradient = train.bilinear_grad(u1, second.projection or second.x, u, each)
+    gradient -= test.hvp(second.x, score.new_ones(test.risk.samples))
     return Gradient(dot(weights, score), gradient, second)
 
 
@@ -129,10 +129,13 @@ class Plan:
         radius: C; ‖θ' − θ*‖ ≤ C‖θ*‖.
         steps: number of Adam steps T; iterates 0 … T are evaluated.
         drop_at: share of the steps after which learning rates are divided by ten.
-        ranks: the k for which the most accurate iterate with rank ≤ k is kept.
+        ranks: the k for which an iterate with rank ≤ k is kept.
         tolerance: relative residual of the solves.
-        monitor_every: the pristine half is ranked on every so many steps, and at the last.
+        monitor_every: the pristine half is ranked on every so many steps, at the last, and at a lane's first
+            rank ≤ min(ranks).
         memory: bytes that lanes attacked side by side may take.
+        first_hit: keep the iterate of the published code, its first with rank ≤ min(ranks) or else its last,
+            in place of the most accurate one.
     """
 
     weights: Weights
@@ -143,6 +146,22 @@ class Plan:
     tolerance: float
     monitor_every: int
     memory: float
+    first_hit: bool = False
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], *, objective: str, radius: float, ranks: Sequence[int]) -> Plan:
+        """The plan that the config's section `attack` makes for an objective, a radius and the k."""
+        return cls(
+            weights=objective_weights(objective, suppressed_ranks=settings["attack.suppressed_ranks"]),
+            radius=radius,
+            steps=settings["attack.steps"],
+            drop_at=settings["attack.drop_at"],
+            ranks=tuple(ranks),
+            tolerance=settings["attack.tolerance"],
+            monitor_every=settings["attack.monitor_every"],
+            memory=settings["attack.memory_gb"] * 1e9,
+            first_hit=settings["attack.publish"] == "first_hit",
+        )
 
 
 @dataclass(frozen=True)
@@ -165,9 +184,10 @@ class Trajectories:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The iterates that may be published: of each lane and k, the most accurate one with rank ≤ k.
+    """The iterates that may be published, of each lane and k: with rank ≤ k, and the most accurate such one.
 
-    Accuracy is that on the shared half; among equals the earliest counts.
+    Accuracy is that on the shared half; among equals the earliest counts. Under `Plan.first_hit` a lane has
+    one iterate for all k.
 
     Attributes:
         lane, k, step: which lane, which k, which iterate (m,).
@@ -184,7 +204,7 @@ def starts(theta: Tensor, radius: float, rows: Sequence[int], *, seed: int, star
     """Starting points uniform on the sphere of relative radius C around θ*, one for each row.
 
     A row's starting direction depends on the seed, the start's number and the row alone, not on the
-    radius, the learning rate or the lanes beside it.
+    radius, the learning rate or the lanes beside it. Start −1 is θ* itself.
 
     Args:
         theta: θ* (d, k, 1).
@@ -196,6 +216,8 @@ def starts(theta: Tensor, radius: float, rows: Sequence[int], *, seed: int, star
     Returns:
         (d, k, len(rows)).
     """
+    if start == -1:
+        return theta.repeat(1, 1, len(rows))
     directions = {}
     for row in dict.fromkeys(rows):
         normal = stream(seed, "start", start, "row", row).standard_normal(theta.shape[:2])
@@ -209,24 +231,6 @@ def project(theta: Tensor, centre: Tensor, radius: Tensor) -> Tensor:
     offset = theta - centre
     distance = norm(offset)
     return torch.where(distance > radius, centre + offset * (radius / distance), theta)
-
-
-class Adam:
-    """Adam (Kingma & Ba 2015, Alg. 1) with a learning rate for each lane."""
-
-    def __init__(self, like: Tensor, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
-        self._betas, self._eps, self._step = betas, eps, 0
-        self._mean = torch.zeros_like(like)
-        self._square = torch.zeros_like(like)
-
-    def step(self, gradient: Tensor, learning_rate: Tensor) -> Tensor:
-        """The change of θ (d, k, L) for this gradient; learning_rate (L,)."""
-        self._step += 1
-        first, second = self._betas
-        self._mean.lerp_(gradient, 1 - first)
-        self._square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        spread = (self._square / (1 - second**self._step)).sqrt_().add_(self._eps)
-        return -(learning_rate / (1 - first**self._step)) * self._mean / spread
 
 
 def attack(
@@ -246,40 +250,94 @@ def attack(
         Every lane's trajectory, and the iterates of it that may be published.
 
     Raises:
-        UserError: more than 1 % of the lanes had a solve that missed its tolerance.
+        UserError: more than one lane, and more than 1 % of them, had a solve that missed its tolerance.
     """
     x = calculator.problem.train.x
     theta, begin = theta.to(x), begin.to(x)
-    packs = list(_packs(calculator.problem, len(lanes), plan.memory))
+    target = torch.tensor([[lane.row for lane in lanes]], device=x.device)
+    rates = torch.tensor([lane.learning_rate for lane in lanes], device=x.device, dtype=x.dtype)
+    packs = list(packed(calculator.problem, len(lanes), plan.memory, kept=len(plan.ranks)))
     progress = Progress(logger, len(packs) * (plan.steps + 1), "steps")
-    parts = []
-    for number, pack in enumerate(packs):
-        walk = _Walk(calculator, basis, theta, begin[..., pack], lanes[pack], plan)
+    parts: list[tuple[Trajectories, Candidates]] = []
+    for pack in packs:
+        walk = Walk(calculator, basis, theta, begin[..., pack], target[:, pack], rates[pack], plan)
+        kept = _Kept(plan, begin[..., pack])
+        iterates = []
         for step in range(plan.steps + 1):
-            walk.take(step)
-            progress.update(number * (plan.steps + 1) + step + 1, walk.describe())
-        parts.append((walk.trajectories(), walk.candidates(offset=pack.start)))
+            last = step == plan.steps
+            iterate = walk.take(monitor=last or step % plan.monitor_every == 0, last=last)
+            kept.offer(iterate, last=last)
+            iterates.append(iterate.record())
+            progress.update(len(parts) * (plan.steps + 1) + step + 1, kept.describe())
+        joined = {name: np.stack([record[name] for record in iterates]) for name in iterates[0]}
+        parts.append((Trajectories(**joined), kept.candidates(walk.valid, offset=pack.start)))
     trajectories = _join([part for part, _ in parts], axis=1)
-    _check(trajectories, plan)
+    check_valid(trajectories.valid[-1], plan.tolerance)
     return trajectories, _join([part for _, part in parts], axis=0)
 
 
-def _packs(problem: Problem, lanes: int, memory: float) -> Iterator[slice]:
-    """Slices of lanes whose working tensors fit into `memory` bytes."""
+def packed(
+    problem: Problem, lanes: int, memory: float, *, targets: int = 1, kept: int = 3
+) -> Iterator[slice]:
+    """Slices of lanes whose working tensors fit into `memory` bytes; see `numbers_per_lane`."""
     d, k = problem.train.shape
-    samples = problem.train.samples + problem.shared.samples + problem.pristine.samples
-    # Per lane: the softmax state of every sample, scores and weights, and the vectors of the solves,
-    # of Adam and of the candidates, about twenty of θ's size; four bytes each.
-    per_lane = 4 * (samples * (k + 6) + 20 * d * k)
-    size = max(1, int(memory // per_lane))
+    test = problem.shared.samples + problem.pristine.samples
+    numbers = numbers_per_lane(train=problem.train.samples, test=test, d=d, k=k, targets=targets, kept=kept)
+    size = max(1, int(memory // (numbers * problem.train.x.element_size())))
     # As few packs as fit, of nearly equal size: a last pack of one lane would be slow.
     count = -(-lanes // size)
     for number in range(count):
         yield slice(lanes * number // count, lanes * (number + 1) // count)
 
 
-class _Walk:
-    """The lanes of one pack on their way; everything that one step leaves to the next."""
+@dataclass(frozen=True)
+class Iterate:
+    """What a step finds at its iterate, m targets a lane.
+
+    Attributes:
+        theta: the iterate (d, k, L), in the original basis.
+        objective: ℓ_attack, not a number at the last (L,).
+        distance: ‖θ − θ*‖ / ‖θ*‖ (L,).
+        rank_shared: the targets' ranks on the shared half (m, L).
+        rank_pristine: on the pristine half, 0 where not monitored (m, L).
+        accuracy_shared, accuracy_pristine: of the iterate (L,).
+        residual: worst relative residual of the step's solves (L,).
+        iterations: their Hessian products (L,).
+        valid: all solves so far met their tolerance (L,).
+    """
+
+    theta: Tensor
+    objective: Tensor
+    distance: Tensor
+    rank_shared: Tensor
+    rank_pristine: Tensor
+    accuracy_shared: Tensor
+    accuracy_pristine: Tensor
+    residual: Tensor
+    iterations: Tensor
+    valid: Tensor
+
+    def record(self) -> dict[str, np.ndarray]:
+        """Everything but θ, for a lane of one target: (L,) each."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "theta"}
+        return {name: (x[0] if x.dim() == 2 else x).cpu().numpy() for name, x in columns.items()}
+
+
+class Walk:
+    """Lanes on their way, step by step; everything that one step leaves to the next.
+
+    Args:
+        calculator, basis: as for `attack`.
+        centre: θ* (d, k, 1).
+        begin: starting points (d, k, L); those outside the ball are moved to its sphere.
+        target: training rows that are to rise (m, L); the objective is summed over a lane's targets.
+        rates: learning rates (L,).
+        plan: the settings.
+
+    Attributes:
+        u1, u2: the solutions of the latest step's two solves.
+        valid: whether all solves so far met their tolerance (L,).
+    """
 
     def __init__(
         self,
@@ -287,101 +345,140 @@ class _Walk:
         basis: Eigenbasis,
         centre: Tensor,
         begin: Tensor,
-        lanes: Sequence[Lane],
+        target: Tensor,
+        rates: Tensor,
         plan: Plan,
     ) -> None:
-        self._calculator, self._basis, self._plan, self._centre = calculator, basis, plan, centre
-        device = centre.device
-        self._target = torch.tensor([lane.row for lane in lanes], device=device)
-        self._rates = torch.tensor([lane.learning_rate for lane in lanes], dtype=centre.dtype, device=device)
+        self._calculator, self._basis, self._plan = calculator, basis, plan
+        self._centre, self._target, self._rates = centre, target, rates
         self._radius = plan.radius * norm(centre)
         self._theta = project(begin, centre, self._radius)
         self._adam = Adam(self._theta)
-        self._u1: Tensor | None = None
-        self._u2: Tensor | None = None
-        self._pristine_u1: Tensor | None = None
-        self._valid = torch.ones(len(lanes), dtype=torch.bool, device=device)
-        self._records: list[dict[str, np.ndarray]] = []
-        self._best = {k: _Best(self._theta) for k in plan.ranks}
+        self._step = 0
+        self.u1: Projection | None = None
+        self.u2: Projection | None = None
+        self._pristine: Projection | None = None
+        self._hit = torch.zeros_like(rates, dtype=torch.bool)
+        self.valid = torch.ones_like(self._hit)
 
-    def take(self, step: int) -> None:
-        """Evaluate the present iterate and, unless it is the last, move on."""
-        calculator, plan, problem = self._calculator, self._plan, self._calculator.problem
-        rotated = self._basis.to_basis(self._theta)
+    def take(self, *, monitor: bool, last: bool = False) -> Iterate:
+        """Evaluate the present iterate and, unless it is the last, move on.
+
+        Args:
+            monitor: rank on the pristine half too, and not only where a lane hits for the first time.
+            last: stay here.
+        """
+        plan, problem, theta = self._plan, self._calculator.problem, self._theta
+        rotated = self._basis.to_basis(theta)
         train = problem.train.at(rotated)
         shared, pristine = problem.shared.at(rotated), problem.pristine.at(rotated)
-        score, first = calculator.score(train, shared, tolerance=plan.tolerance, start=self._u1)
-        self._u1 = first.x
-        rank = rank_of(score, self._target)
-        last = step == plan.steps
+        score, first = self._calculator.score(train, shared, tolerance=plan.tolerance, start=self.u1)
+        self.u1 = first.projection
+        self.valid = self.valid & first.converged
+        rank = _ranks_of(score, self._target)
+        hit = self.valid & (rank <= min(plan.ranks)).any(dim=0)
+        newly = hit & ~self._hit
+        self._hit |= hit
         residual, iterations = first.residual, first.iterations
         value = torch.full_like(residual, torch.nan)
-        self._valid &= first.converged
-        for k, best in self._best.items():
-            best.offer(self._theta, step, shared.accuracy(), self._valid & (rank <= k))
-        monitored = torch.zeros_like(rank)
-        if last or step % plan.monitor_every == 0:
-            monitored = self._rank_on(train, pristine)
-        accuracies = shared.accuracy(), pristine.accuracy()
-        distance = norm(self._theta - self._centre) / norm(self._centre)
         if not last:
-            gradient = attack_gradient(
-                calculator,
-                train,
-                shared,
-                score,
-                self._u1,
-                plan.weights(score, self._target),
-                tolerance=plan.tolerance,
-                start=self._u2,
-            )
-            value, self._u2 = gradient.value, gradient.solution.x
-            self._valid &= gradient.solution.converged
-            residual = torch.maximum(residual, gradient.solution.residual)
-            iterations = iterations + gradient.solution.iterations
-            rates = self._rates * (0.1 if step >= plan.drop_at * plan.steps else 1.0)
-            moved = self._theta + self._adam.step(self._basis.from_basis(gradient.gradient), rates)
-            self._theta = project(moved, self._centre, self._radius)
-        self._records.append(
-            {
-                name: array.cpu().numpy()
-                for name, array in {
-                    "objective": value,
-                    "distance": distance,
-                    "rank_shared": rank,
-                    "rank_pristine": monitored,
-                    "accuracy_shared": accuracies[0],
-                    "accuracy_pristine": accuracies[1],
-                    "residual": residual,
-                    "iterations": iterations,
-                    "valid": self._valid.clone(),
-                }.items()
-            }
+            gradient = self._gradient(train, shared, score, first)
+            value, solution = gradient.value, gradient.solution
+            self.u2 = solution.projection
+            self.valid = self.valid & solution.converged
+            residual = torch.maximum(residual, solution.residual)
+            iterations = iterations + solution.iterations
+            self._move(gradient.gradient)
+        found = Iterate(
+            theta=theta,
+            objective=value,
+            distance=norm(theta - self._centre) / norm(self._centre),
+            rank_shared=rank,
+            rank_pristine=self._rank_on_pristine(train, pristine, newly | monitor),
+            accuracy_shared=shared.accuracy(),
+            accuracy_pristine=pristine.accuracy(),
+            residual=residual,
+            iterations=iterations,
+            valid=self.valid,
+        )
+        self._step += 1
+        return found
+
+    def _gradient(self, train: LinearPoint, shared: LinearPoint, score: Tensor, first: Solution) -> Gradient:
+        weights = torch.zeros_like(score)
+        for row in self._target:
+            weights += self._plan.weights(score, row)
+        return attack_gradient(
+            self._calculator,
+            train,
+            shared,
+            score,
+            first.projection or first.x,
+            weights,
+            tolerance=self._plan.tolerance,
+            start=self.u2,
         )
 
-    def _rank_on(self, train: LinearPoint, pristine: LinearPoint) -> Tensor:
-        score, solution = self._calculator.score(
-            train, pristine, tolerance=self._plan.tolerance, start=self._pristine_u1
-        )
-        self._pristine_u1 = solution.x
+    def _move(self, gradient: Tensor) -> None:
+        plan = self._plan
+        rates = self._rates * (0.1 if self._step >= plan.drop_at * plan.steps else 1.0)
+        moved = self._theta + self._adam.step(self._basis.from_basis(gradient), rates)
+        self._theta = project(moved, self._centre, self._radius)
+
+    def _rank_on_pristine(self, train: LinearPoint, pristine: LinearPoint, wanted: Tensor) -> Tensor:
+        """Ranks (m, L) on the pristine half of the lanes that are wanted, 0 of the others."""
+        ranks = torch.zeros_like(self._target)
+        if not bool(wanted.any()):
+            return ranks
+        lanes = torch.nonzero(wanted)[:, 0]
+        everyone = len(lanes) == len(wanted)
+        start = self._pristine
+        if not everyone:
+            train, pristine = train.narrow(lanes), pristine.narrow(lanes)
+            start = start and Projection(start.vector[..., lanes], start.outputs[..., lanes])
+        score, solution = self._calculator.score(train, pristine, tolerance=self._plan.tolerance, start=start)
+        if everyone:
+            self._pristine = solution.projection
         # Not monitored, rather than wrong, where the solve missed its tolerance.
-        return torch.where(solution.converged, rank_of(score, self._target), 0)
+        found = _ranks_of(score, self._target[:, lanes])
+        ranks[:, lanes] = torch.where(solution.converged, found, 0)
+        return ranks
+
+
+def _ranks_of(score: Tensor, target: Tensor) -> Tensor:
+    return torch.stack([rank_of(score, row) for row in target])
+
+
+class _Kept:
+    """The iterates of a pack that may be published."""
+
+    def __init__(self, plan: Plan, like: Tensor) -> None:
+        self._plan = plan
+        self._best = {k: Best(like) for k in plan.ranks}
+        self._gone = torch.zeros(like.shape[2], dtype=torch.bool, device=like.device)
+
+    def offer(self, iterate: Iterate, *, last: bool) -> None:
+        """Look at the next iterate."""
+        rank = iterate.rank_shared[0]
+        eligible = iterate.valid
+        if self._plan.first_hit:
+            hit = rank <= min(self._plan.ranks)
+            eligible = eligible & ~self._gone & (hit | last)
+            self._gone = self._gone | hit
+        for k, best in self._best.items():
+            best.offer(iterate.theta, iterate.accuracy_shared, eligible & (rank <= k))
 
     def describe(self) -> str:
         """Success so far, for the progress line."""
         k = min(self._plan.ranks)
-        reached = torch.stack([self._best[k].step >= 0, self._valid]).all(dim=0)
+        reached = self._best[k].step >= 0
         return f"rank ≤ {k} reached by {int(reached.sum())} of {len(reached)} attacks"
 
-    def trajectories(self) -> Trajectories:
-        """The records of all steps."""
-        return Trajectories(**{name: np.stack([r[name] for r in self._records]) for name in self._records[0]})
-
-    def candidates(self, offset: int) -> Candidates:
+    def candidates(self, valid: Tensor, offset: int) -> Candidates:
         """The kept iterates of the lanes that stayed valid; lanes are numbered from `offset`."""
         parts = []
         for k, best in self._best.items():
-            lanes = torch.nonzero(self._valid & (best.step >= 0))[:, 0]
+            lanes = torch.nonzero(valid & (best.step >= 0))[:, 0]
             parts.append(
                 Candidates(
                     lane=offset + lanes.cpu().numpy(),
@@ -393,21 +490,29 @@ class _Walk:
         return _join(parts, axis=0)
 
 
-class _Best:
-    """The most accurate iterate offered so far, lane by lane."""
+class Best:
+    """The iterate of the highest merit offered so far, lane by lane; of equals the first.
+
+    Attributes:
+        merit: (L,), float64.
+        step: its number among the offers (L,), −1 before any was eligible.
+        theta: (d, k, L).
+    """
 
     def __init__(self, like: Tensor) -> None:
         lanes = like.shape[2]
-        self.accuracy = torch.full((lanes,), -1.0, dtype=torch.float64, device=like.device)
+        self.merit = torch.full((lanes,), -torch.inf, dtype=torch.float64, device=like.device)
         self.step = torch.full((lanes,), -1, dtype=torch.int64, device=like.device)
         self.theta = torch.zeros_like(like)
+        self._offers = 0
 
-    def offer(self, theta: Tensor, step: int, accuracy: Tensor, eligible: Tensor) -> None:
-        """Keep the lanes of an iterate that are eligible and more accurate than what is kept."""
-        better = eligible & (accuracy > self.accuracy)
-        self.accuracy[better] = accuracy[better]
-        self.step[better] = step
+    def offer(self, theta: Tensor, merit: Tensor, eligible: Tensor) -> None:
+        """Keep the lanes of an iterate that are eligible and better than what is kept."""
+        better = eligible & (merit > self.merit)
+        self.merit[better] = merit[better].to(self.merit)
+        self.step[better] = self._offers
         self.theta[..., better] = theta[..., better]
+        self._offers += 1
 
 
 Arrays = TypeVar("Arrays", Trajectories, Candidates)
@@ -419,16 +524,22 @@ def _join(parts: Sequence[Arrays], *, axis: int) -> Arrays:
     return replace(parts[0], **joined)
 
 
-def _check(trajectories: Trajectories, plan: Plan) -> None:
-    invalid = ~trajectories.valid[-1]
+def check_valid(valid: np.ndarray, tolerance: float) -> None:
+    """Warn of invalid lanes, and refuse more than 1 % of them; one is let pass however few there are.
+
+    Raises:
+        UserError: that many of the lanes (L,) are not valid.
+    """
+    invalid = ~valid
     share = float(invalid.mean())
     if invalid.any():
         logger.warning("%d of %d lanes are invalid and count as failures", invalid.sum(), len(invalid))
-    if share > INVALID_LANES_ALLOWED:
+    if invalid.sum() > 1 and share > INVALID_LANES_ALLOWED:
         raise UserError(
-            f"{share:.0%} of the attacks had a solve that missed the relative residual {plan.tolerance:g}",
+            f"{share:.0%} of the attacks had a solve that missed the relative residual {tolerance:g}",
             where="attack.tolerance",
-            remedy="raise influence.damping or model.l2 (both make the solves easier), or attack.tolerance",
+            remedy="raise influence.damping or model.l2 (both make the solves easier), or attack.tolerance; "
+            "or set attack.products to float32",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,8 +21,8 @@ def success_against_accuracy(rates: pd.DataFrame, *, budget: float) -> Figure:
 
     Solid: the shared half, on which the attack selects; dashed: the same models on the pristine half.
     Every published model counts, whatever its accuracy. A row for each data set and objective: left,
-    success against C with 95 % intervals; right, success against accuracy lost, where C grows along
-    each line and a radius without any success has no point.
+    success against C with 95 % Wilson intervals, of each C side by side; right, success against accuracy
+    lost, where C grows along each line and a radius without any success has no point.
 
     Args:
         rates: the table `attack_success`.
@@ -34,18 +35,12 @@ def success_against_accuracy(rates: pd.DataFrame, *, budget: float) -> Figure:
     ks = sorted(rates["k"].unique())
     several = rates["objective"].nunique() > 1
     for (left, right), ((dataset, objective), panel) in zip(axes, panels, strict=True):
-        for colour, k in zip(COLOURS, ks, strict=False):
+        for number, (colour, k) in enumerate(zip(cycle(COLOURS), ks, strict=False)):
             line = panel[panel["k"] == k].sort_values("radius")
-            _line(left, line["radius"], line["best_success"], colour, pristine=False)
-            _line(left, line["radius"], line["best_transfer"], colour, pristine=True)
-            left.fill_between(
-                line["radius"],
-                line["best_success_low"],
-                line["best_success_high"],
-                color=colour,
-                alpha=0.1,
-                lw=0,
-            )
+            place = line["radius"] * (1 + 0.05 * (number - (len(ks) - 1) / 2))
+            for rate, pristine in (("best_success", False), ("best_transfer", True)):
+                _line(left, place, line[rate], colour, pristine=pristine)
+                left.vlines(place, line[f"{rate}_low"], line[f"{rate}_high"], color=colour, lw=0.7, alpha=0.7)
             _line(
                 right, 100 * line["best_accuracy_lost_shared"], line["best_success"], colour, pristine=False
             )
@@ -63,7 +58,7 @@ def success_against_accuracy(rates: pd.DataFrame, *, budget: float) -> Figure:
         right.axvline(100 * budget, color="0.5", lw=0.8, ls=":")
         right.set_xlabel("accuracy lost (percentage points)")
     handles = [
-        *[Line2D([], [], color=colour, label=f"k = {k}") for colour, k in zip(COLOURS, ks, strict=False)],
+        *[Line2D([], [], color=c, label=f"k = {k}") for c, k in zip(cycle(COLOURS), ks, strict=False)],
         Line2D([], [], color="0.3", marker="o", ms=4, label="shared half"),
         Line2D([], [], color="0.3", marker="o", ms=4, ls="--", mfc="white", label="pristine half (transfer)"),
         Line2D([], [], color="0.5", lw=0.8, ls=":", label="accuracy budget"),

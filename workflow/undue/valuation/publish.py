@@ -3,7 +3,8 @@
 The publication rule (`best_iterate`): of all runs and iterates of a radius in which the target has
 rank ≤ k, the one most accurate on the shared half. It counts as a success within the accuracy budget
 if it loses no more than that, and as a success of the regime "best" in any case. Selection sees the
-shared half only.
+shared half only. The rule is applied to all starts, and to the first 1, 2, … of them alone: what several
+starts gain is read off without attacking again.
 """
 
 from __future__ import annotations
@@ -13,18 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from undue.arrays import read_rows
 from undue.calculus.basis import Eigenbasis
-from undue.calculus.influence import rank_of
 from undue.tables import BOOL, FLOAT, INT, Columns
 from undue.valuation.calculator import Calculator
-
-# Solves of the float64 check are held to this relative residual.
-CONFIRMATION_TOLERANCE = 1e-9
-# Models checked side by side.
-CONFIRMATION_LANES = 16
+from undue.valuation.evaluate import evaluate
 
 PUBLISHED_COLUMNS: Columns = {
     "target": (INT, "training sample attacked"),
@@ -42,6 +37,12 @@ PUBLISHED_COLUMNS: Columns = {
     "within_budget": (BOOL, "confirmed, and loses at most attack.accuracy_budget on the shared half"),
     "transfers": (BOOL, "confirmed, and has rank ≤ k on the pristine half"),
     "theta": (INT, "row of its parameters in the safetensors file beside"),
+}
+
+BY_STARTS_COLUMNS: Columns = {
+    "starts": (INT, "only the first so many of attack.seeds count; the last number is all of them"),
+    **PUBLISHED_COLUMNS,
+    "theta": (INT, "row of its parameters in published.safetensors, −1 if they aren't in it"),
 }
 
 
@@ -65,6 +66,24 @@ def choose(targets: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
     wanted = targets.rename(columns={"index": "target", "rank": "original_rank"})
     merged = wanted[["target", "k", "original_rank"]].merge(best, on=["target", "k"], how="left")
     return merged.assign(reached=merged["step"].notna())
+
+
+def choose_by_starts(targets: pd.DataFrame, candidates: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
+    """The published iterates if only the first m starts had been made, for every m.
+
+    Args:
+        targets, candidates: as for `choose`.
+        seeds: the starts, in the order in which they are made.
+
+    Returns:
+        The rows of `choose`, with m as `starts`; those of all starts come first, so that `gather` numbers
+        their models first.
+    """
+    parts = [
+        choose(targets, candidates[candidates["seed"].isin(seeds[:count])]).assign(starts=count)
+        for count in range(len(seeds), 0, -1)
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def gather(chosen: pd.DataFrame, models: Sequence[str | Path]) -> tuple[pd.DataFrame, np.ndarray]:
@@ -102,26 +121,15 @@ def confirm(calculator: Calculator, basis: Eigenbasis, theta: np.ndarray, rows: 
         rank_shared, rank_pristine, accuracy_shared, accuracy_pristine (m rows); a rank is the last
         one where a solve missed its tolerance.
     """
-    parts = []
-    problem = calculator.problem
-    device = problem.train.x.device
-    for first in range(0, len(rows), CONFIRMATION_LANES):
-        part = slice(first, first + CONFIRMATION_LANES)
-        lanes = torch.from_numpy(theta[part]).to(problem.train.x).permute(1, 2, 0).contiguous()
-        rotated = basis.to_basis(lanes)
-        target = torch.tensor(rows[part], device=device)
-        train = calculator.at(rotated)
-        found: dict[str, np.ndarray] = {}
-        for half, risk in (("shared", problem.shared), ("pristine", problem.pristine)):
-            test = risk.at(rotated)
-            score, solution = calculator.score(train, test, tolerance=CONFIRMATION_TOLERANCE)
-            last = torch.full_like(target, problem.train.samples)
-            rank = torch.where(solution.converged, rank_of(score, target), last)
-            found[f"rank_{half}"] = rank.cpu().numpy()
-            found[f"accuracy_{half}"] = test.accuracy().cpu().numpy()
-        parts.append(pd.DataFrame(found))
-    columns = ["rank_shared", "accuracy_shared", "rank_pristine", "accuracy_pristine"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({c: [] for c in columns})
+    found = evaluate(calculator, basis, theta, rows[:, None])
+    return pd.DataFrame(
+        {
+            "rank_shared": found.rank_shared[:, 0],
+            "accuracy_shared": found.accuracy_shared,
+            "rank_pristine": found.rank_pristine[:, 0],
+            "accuracy_pristine": found.accuracy_pristine,
+        }
+    )
 
 
 def judge(
@@ -158,3 +166,39 @@ def judge(
             "theta": table["theta"].fillna(-1),
         }
     )
+
+
+def judge_by_starts(
+    chosen: pd.DataFrame, checked: pd.DataFrame, *, honest: Mapping[str, float], budget: float
+) -> pd.DataFrame:
+    """The verdicts for every number of starts, fewest first.
+
+    Args:
+        chosen: from `choose_by_starts`, its models gathered.
+        checked, honest, budget: as for `judge`.
+
+    Returns:
+        The columns of the table `published`, and `starts`; `theta` counts the gathered models.
+    """
+    parts = [
+        judge(part, checked, honest=honest, budget=budget).assign(starts=count)
+        for count, part in chosen.groupby("starts")
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def publish(verdicts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+    """What is written of all verdicts.
+
+    Args:
+        verdicts: from `judge_by_starts`.
+
+    Returns:
+        The table `published`, of all starts; the table of every number of starts, without the row of a
+        model that is not published; how many of the gathered models are: the first ones.
+    """
+    every = verdicts["starts"] == verdicts["starts"].max()
+    published = verdicts[every].drop(columns="starts").reset_index(drop=True)
+    models = int(published["theta"].max()) + 1
+    known = verdicts["theta"].where(verdicts["theta"] < models, -1)
+    return published, verdicts.assign(theta=known), models

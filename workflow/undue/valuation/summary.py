@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
-import scipy.stats
 
+from undue.intervals import wilson
 from undue.tables import FLOAT, INT, TEXT, Columns
+from undue.valuation.paper import BASELINE, reported_success
 from undue.valuation.publish import PUBLISHED_COLUMNS
+
+# The published code leaves a target out of the denominator if no run brings it below this rank.
+UNRANKED = 1000
 
 SUCCESS_COLUMNS: Columns = {
     "dataset": (TEXT, "data set"),
@@ -25,14 +30,30 @@ SUCCESS_COLUMNS: Columns = {
     "accuracy_lost_shared": (FLOAT, "mean accuracy lost on the shared half, over these successes"),
     "accuracy_lost_pristine": (FLOAT, "mean accuracy lost on the pristine half, over these successes"),
     "transfer": (FLOAT, "share of all targets that succeed and rank ≤ k on the pristine half too"),
+    "transfer_low": (FLOAT, "95 % Wilson interval"),
+    "transfer_high": (FLOAT, "95 % Wilson interval"),
     "best_success": (FLOAT, "share of targets with a published model, whatever its accuracy"),
     "best_success_low": (FLOAT, "95 % Wilson interval"),
     "best_success_high": (FLOAT, "95 % Wilson interval"),
     "best_accuracy_lost_shared": (FLOAT, "mean accuracy lost on the shared half, over those"),
     "best_accuracy_lost_pristine": (FLOAT, "mean accuracy lost on the pristine half, over those"),
     "best_transfer": (FLOAT, "share of all targets that rank ≤ k on the pristine half too"),
-    "unconfirmed": (INT, "claims that the float64 check refused"),
+    "best_transfer_low": (FLOAT, "95 % Wilson interval"),
+    "best_transfer_high": (FLOAT, "95 % Wilson interval"),
+    "unconfirmed": (INT, "claims that the float64 check refused; they count as failures"),
 }
+
+AS_PUBLISHED_COLUMNS: Columns = {
+    "drop_unranked_targets": (
+        INT,
+        f"targets that some iterate ranks below {UNRANKED}: what the paper's code counts",
+    ),
+    "drop_unranked_success": (FLOAT, "share of these within the accuracy budget; missing if there are none"),
+    "drop_unranked_best_success": (FLOAT, "share of these whatever the accuracy"),
+    "pristine_success": (FLOAT, "share of all targets within the accuracy budget on the pristine half"),
+}
+
+ATTACK_SUCCESS_COLUMNS: Columns = {**SUCCESS_COLUMNS, **AS_PUBLISHED_COLUMNS}
 
 ATTACKS_COLUMNS: Columns = {
     "dataset": (TEXT, "data set"),
@@ -41,9 +62,8 @@ ATTACKS_COLUMNS: Columns = {
     **PUBLISHED_COLUMNS,
 }
 
-TABLE1_COLUMNS: Columns = {
-    "dataset": (TEXT, "data set"),
-    "objective": (TEXT, "attack objective"),
+# What Tables 1 and 2 say of several radii, and the paper's numbers beside it.
+BEST_RADII_COLUMNS: Columns = {
     "k": (INT, "success is rank ≤ k"),
     "targets": (INT, "number of targets, all counted"),
     "success": (FLOAT, "share within the accuracy budget"),
@@ -51,13 +71,34 @@ TABLE1_COLUMNS: Columns = {
     "success_high": (FLOAT, "95 % Wilson interval"),
     "accuracy_lost": (FLOAT, "mean accuracy lost on the pristine half, over these successes"),
     "transfer": (FLOAT, "share of all targets that succeed and rank ≤ k on the pristine half too"),
-    "radius": (FLOAT, "the C of these: the most successful on the shared half"),
+    "transfer_low": (FLOAT, "95 % Wilson interval"),
+    "transfer_high": (FLOAT, "95 % Wilson interval"),
+    "radius": (FLOAT, "the C of these: the most successful on the shared half; the baseline has none"),
     "best_success": (FLOAT, "share whatever the accuracy"),
     "best_success_low": (FLOAT, "95 % Wilson interval"),
     "best_success_high": (FLOAT, "95 % Wilson interval"),
     "best_accuracy_lost": (FLOAT, "mean accuracy lost on the pristine half, over those"),
     "best_transfer": (FLOAT, "share of all targets that rank ≤ k on the pristine half too"),
+    "best_transfer_low": (FLOAT, "95 % Wilson interval"),
+    "best_transfer_high": (FLOAT, "95 % Wilson interval"),
     "best_radius": (FLOAT, "the C of those"),
+    "unconfirmed": (INT, "claims at all radii that the float64 check refused; they count as failures"),
+    "paper_success": (FLOAT, "the paper's share within 3 % on its data set of this name; missing if none"),
+    "paper_best_success": (FLOAT, "the paper's share whatever the accuracy"),
+    "paper_best_accuracy_lost": (FLOAT, "the paper's accuracy lost for that"),
+}
+
+TABLE1_COLUMNS: Columns = {
+    "dataset": (TEXT, "data set"),
+    "objective": (TEXT, f"attack objective, or {BASELINE}: the loss of the target reweighed"),
+    **BEST_RADII_COLUMNS,
+    "drop_unranked_targets": (INT, f"targets that some iterate at `radius` ranks below {UNRANKED}"),
+    "drop_unranked_success": (FLOAT, "share of these, in place of `success`: the paper's code counts so"),
+    "best_drop_unranked_targets": (INT, f"targets that some iterate at `best_radius` ranks below {UNRANKED}"),
+    "best_drop_unranked_success": (FLOAT, "share of these, in place of `best_success`"),
+    "highest_success": (FLOAT, "share within the budget on the pristine half, the highest over C"),
+    "highest_transfer": (FLOAT, "the highest `transfer` over C"),
+    "best_highest_transfer": (FLOAT, "the highest `best_transfer` over C"),
     "honest_accuracy": (FLOAT, "accuracy of θ* on the pristine half"),
     "l2": (FLOAT, "λ"),
     "damping": (FLOAT, "δ"),
@@ -75,11 +116,6 @@ def success_rates(published: pd.DataFrame, dataset: str, objective: str, radius:
     )
 
 
-def published_table(published: pd.DataFrame, dataset: str, objective: str, radius: float) -> pd.DataFrame:
-    """Rows of the table `published`: which run and iterate each success rate counts."""
-    return published.assign(dataset=dataset, objective=objective, radius=radius)
-
-
 def success(published: pd.DataFrame) -> dict[str, float]:
     """Success rates of one data set, objective, radius and k; all targets count.
 
@@ -90,77 +126,152 @@ def success(published: pd.DataFrame) -> dict[str, float]:
         The columns of the table `attack_success` from `targets` on.
     """
     within, confirmed = published["within_budget"], published["confirmed"]
-    low, high = wilson(int(within.sum()), len(published))
-    best_low, best_high = wilson(int(confirmed.sum()), len(published))
     return {
         "targets": len(published),
         "successes": int(within.sum()),
-        "success": float(within.mean()),
-        "success_low": low,
-        "success_high": high,
+        **_rate("success", within),
         "accuracy_lost_shared": float(published.loc[within, "accuracy_lost_shared"].mean()),
         "accuracy_lost_pristine": float(published.loc[within, "accuracy_lost_pristine"].mean()),
-        "transfer": float((within & published["transfers"]).mean()),
-        "best_success": float(confirmed.mean()),
-        "best_success_low": best_low,
-        "best_success_high": best_high,
+        **_rate("transfer", within & published["transfers"]),
+        **_rate("best_success", confirmed),
         "best_accuracy_lost_shared": float(published.loc[confirmed, "accuracy_lost_shared"].mean()),
         "best_accuracy_lost_pristine": float(published.loc[confirmed, "accuracy_lost_pristine"].mean()),
-        "best_transfer": float(published["transfers"].mean()),
+        **_rate("best_transfer", published["transfers"]),
         "unconfirmed": int((published["reached"] & ~confirmed).sum()),
     }
 
 
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a rate."""
-    interval = scipy.stats.binomtest(successes, trials).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+def _rate(name: str, verdicts: pd.Series) -> dict[str, float]:
+    """The share of true verdicts, and its interval."""
+    low, high = wilson(int(verdicts.sum()), len(verdicts))
+    return {name: float(verdicts.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
-def table1(rates: pd.DataFrame, models: Mapping[str, Mapping[str, Any]], *, damping: float) -> pd.DataFrame:
-    """Table 1 of the paper: each data set, objective and k at its most successful radius.
-
-    Success is counted on the shared half; of equally successful radii the one that costs least
-    accuracy there is taken, then the smallest. What that radius gives on the pristine half is then
-    reported, not chosen.
+def best_ranks(trajectories: Iterable[str | os.PathLike[str]]) -> pd.Series:
+    """The best rank on the shared half of every target, over all valid iterates of some runs.
 
     Args:
-        rates: the table `attack_success`.
-        models: data set → its model.json.
-        damping: δ, for the record.
+        trajectories: the runs' trajectory files, read one after the other.
+
+    Returns:
+        target → rank; a target without a valid iterate is not in it.
+    """
+    best = []
+    for path in trajectories:
+        steps = pd.read_parquet(path, columns=["target", "rank_shared", "valid"])
+        best.append(steps[steps["valid"]].groupby("target")["rank_shared"].min())
+    return pd.concat(best).groupby(level=0).min()
+
+
+def count_invalid(trajectories: Iterable[str | os.PathLike[str]]) -> tuple[int, int]:
+    """How many attacks had a solve that missed its tolerance, and how many attacks there were."""
+    invalid = attacks = 0
+    for path in trajectories:
+        steps = pd.read_parquet(path, columns=["target", "learning_rate", "step", "valid"])
+        last = steps[steps["step"] == steps["step"].max()]
+        invalid, attacks = invalid + int((~last["valid"]).sum()), attacks + len(last)
+    return invalid, attacks
+
+
+def rates_as_published(published: pd.DataFrame, best_rank: pd.Series, *, budget: float) -> pd.DataFrame:
+    """What the paper's own ways of counting would report, one row for each k.
+
+    Args:
+        published: the `published` table of one radius.
+        best_rank: from `best_ranks`, of the same radius.
+        budget: the accuracy that may be lost, here on the pristine half.
+
+    Returns:
+        Rows with k and AS_PUBLISHED_COLUMNS.
     """
     rows = []
-    for (dataset, objective, k), group in rates.groupby(["dataset", "objective", "k"], sort=False):
-        within, best = _most_successful(group, ""), _most_successful(group, "best_")
-        model = models[dataset]
+    for k, verdicts in published.groupby("k"):
+        counted = verdicts["target"].map(best_rank) < UNRANKED
+        # Accuracies are shares of a few hundred samples: allow for their rounding.
+        cheap = verdicts["accuracy_lost_pristine"] <= budget + 1e-9
         rows.append(
             {
-                "dataset": dataset,
-                "objective": objective,
-                "k": k,
-                "targets": within["targets"],
-                "success": within["success"],
-                "success_low": within["success_low"],
-                "success_high": within["success_high"],
-                "accuracy_lost": within["accuracy_lost_pristine"],
-                "transfer": within["transfer"],
-                "radius": within["radius"],
-                "best_success": best["best_success"],
-                "best_success_low": best["best_success_low"],
-                "best_success_high": best["best_success_high"],
-                "best_accuracy_lost": best["best_accuracy_lost_pristine"],
-                "best_transfer": best["best_transfer"],
-                "best_radius": best["radius"],
-                "honest_accuracy": model["accuracy_pristine"],
-                "l2": model["l2"],
-                "damping": damping,
-                "theta_norm": model["theta_norm"],
+                "k": int(k),
+                "drop_unranked_targets": int(counted.sum()),
+                "drop_unranked_success": float(verdicts.loc[counted, "within_budget"].mean()),
+                "drop_unranked_best_success": float(verdicts.loc[counted, "confirmed"].mean()),
+                "pristine_success": float((verdicts["confirmed"] & cheap).mean()),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _most_successful(rates: pd.DataFrame, regime: str) -> pd.Series:
+def table1(
+    rates: pd.DataFrame, models: Mapping[str, Mapping[str, Any]], *, damping: Mapping[str, float]
+) -> pd.DataFrame:
+    """Table 1 of the paper: each attack and k of a data set at its most successful radius.
+
+    Success is counted on the shared half; of equally successful radii the one that costs least
+    accuracy there is taken, then the smallest. What that radius gives on the pristine half is then
+    reported, not chosen; the columns `highest_` have the highest over all radii, as the paper reports.
+
+    Args:
+        rates: rows with ATTACK_SUCCESS_COLUMNS; the baseline's have the objective `baseline` and no radius.
+        models: data set → its model.json.
+        damping: data set → δ, for the record.
+
+    Returns:
+        Rows with TABLE1_COLUMNS, by data set and k, otherwise in the order of `rates`.
+    """
+    rows = []
+    by_k = rates.sort_values("k", kind="stable")
+    for dataset in rates["dataset"].unique():
+        for (k, objective), radii in by_k[by_k["dataset"] == dataset].groupby(["k", "objective"], sort=False):
+            within, best = most_successful(radii, ""), most_successful(radii, "best_")
+            model, paper = models[dataset], reported_success(dataset, k, objective)
+            rows.append(
+                {
+                    "dataset": dataset,
+                    "objective": objective,
+                    "k": k,
+                    **at_best_radii(radii),
+                    "paper_success": paper.success,
+                    "paper_best_success": paper.best_success,
+                    "paper_best_accuracy_lost": paper.best_accuracy_lost,
+                    "drop_unranked_targets": within["drop_unranked_targets"],
+                    "drop_unranked_success": within["drop_unranked_success"],
+                    "best_drop_unranked_targets": best["drop_unranked_targets"],
+                    "best_drop_unranked_success": best["drop_unranked_best_success"],
+                    "highest_success": radii["pristine_success"].max(),
+                    "highest_transfer": radii["transfer"].max(),
+                    "best_highest_transfer": radii["best_transfer"].max(),
+                    "honest_accuracy": model["accuracy_pristine"],
+                    "l2": model["l2"],
+                    "damping": damping[dataset],
+                    "theta_norm": model["theta_norm"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def at_best_radii(radii: pd.DataFrame) -> dict[str, float]:
+    """What Tables 1 and 2 say of several radii: each regime at its most successful one."""
+    within, best = most_successful(radii, ""), most_successful(radii, "best_")
+    ends = ("", "_low", "_high")
+    rates = {f"{name}{end}": within[f"{name}{end}"] for name in ("success", "transfer") for end in ends}
+    highest = {f"best_{name}": best[f"best_{name}"] for name in rates}
+    return {
+        "targets": within["targets"],
+        **rates,
+        "accuracy_lost": within["accuracy_lost_pristine"],
+        "radius": within["radius"],
+        **highest,
+        "best_accuracy_lost": best["best_accuracy_lost_pristine"],
+        "best_radius": best["radius"],
+        "unconfirmed": radii["unconfirmed"].sum(),
+    }
+
+
+def most_successful(rates: pd.DataFrame, regime: str) -> pd.Series:
+    """The row, of several radii, with the highest success in a regime ("" or "best_") on the shared half.
+
+    Of equals the one that costs least accuracy there is taken, then the smallest radius.
+    """
     order = [f"{regime}success", f"{regime}accuracy_lost_shared", "radius"]
     return rates.sort_values(order, ascending=[False, True, True]).iloc[0]
 
@@ -205,8 +316,8 @@ def pretty_attacks(attacks: pd.DataFrame) -> pd.DataFrame:
             ),
             "rank": attacks["rank_shared"].astype(str).where(attacks["reached"], "–"),
             "rank, pristine": attacks["rank_pristine"].astype(str).where(attacks["reached"], "–"),
-            "accuracy lost": _percent(attacks["accuracy_lost_shared"]),
-            "accuracy lost, pristine": _percent(attacks["accuracy_lost_pristine"]),
+            "accuracy lost": percent(attacks["accuracy_lost_shared"]),
+            "accuracy lost, pristine": percent(attacks["accuracy_lost_pristine"]),
             "success": attacks["within_budget"].map({True: "yes", False: "no"}),
         }
     )
@@ -220,12 +331,13 @@ def pretty_success(rates: pd.DataFrame) -> pd.DataFrame:
             "objective": rates["objective"],
             "k": rates["k"],
             "C": rates["radius"].map("{:g}".format),
-            "success [95 %]": _interval(rates, "success"),
-            "accuracy lost": _percent(rates["accuracy_lost_pristine"]),
-            "transfer": _share(rates["transfer"]),
-            "best success [95 %]": _interval(rates, "best_success"),
-            "its accuracy lost": _percent(rates["best_accuracy_lost_pristine"]),
-            "its transfer": _share(rates["best_transfer"]),
+            "success [95 %]": interval(rates, "success"),
+            "accuracy lost": percent(rates["accuracy_lost_pristine"]),
+            "transfer [95 %]": interval(rates, "transfer"),
+            "best success [95 %]": interval(rates, "best_success"),
+            "its accuracy lost": percent(rates["best_accuracy_lost_pristine"]),
+            "its transfer [95 %]": interval(rates, "best_transfer"),
+            "unconfirmed": rates["unconfirmed"],
             "targets": rates["targets"],
         }
     )
@@ -233,34 +345,51 @@ def pretty_success(rates: pd.DataFrame) -> pd.DataFrame:
 
 def pretty_table1(first: pd.DataFrame, budget: float) -> pd.DataFrame:
     """Table 1 for reading."""
+    paper_best = share(first["paper_best_success"]) + " (" + percent(first["paper_best_accuracy_lost"]) + ")"
     return pd.DataFrame(
         {
             "data set": first["dataset"],
-            "objective": first["objective"],
             "k": first["k"],
-            f"success, loss ≤ {budget:.0%} [95 %]": _interval(first, "success"),
-            "accuracy lost": _percent(first["accuracy_lost"]),
-            "C": first["radius"].map("{:g}".format),
-            "best success [95 %]": _interval(first, "best_success"),
-            "its accuracy lost": _percent(first["best_accuracy_lost"]),
-            "its C": first["best_radius"].map("{:g}".format),
+            "attack": first["objective"],
+            f"success, loss ≤ {budget:.0%} [95 %]": interval(first, "success"),
+            "paper": share(first["paper_success"]),
+            "accuracy lost": percent(first["accuracy_lost"]),
+            "transfer [95 %]": interval(first, "transfer"),
+            "C": number(first["radius"]),
+            "best success [95 %]": interval(first, "best_success"),
+            "paper, best": paper_best.where(first["paper_best_success"].notna(), "–"),
+            "its accuracy lost": percent(first["best_accuracy_lost"]),
+            "its transfer [95 %]": interval(first, "best_transfer"),
+            "its C": number(first["best_radius"]),
+            "unconfirmed": first["unconfirmed"],
             "targets": first["targets"],
-            "honest accuracy": _percent(first["honest_accuracy"]),
-            "λ": first["l2"].map("{:g}".format),
-            "δ": first["damping"].map("{:g}".format),
-            "‖θ*‖": first["theta_norm"].map("{:.2f}".format),
+            "unranked dropped": _dropped(first, ""),
+            "unranked dropped, best": _dropped(first, "best_"),
         }
     )
 
 
-def _share(values: pd.Series) -> pd.Series:
-    return values.map("{:.2f}".format)
+def _dropped(first: pd.DataFrame, regime: str) -> pd.Series:
+    counted = first[f"{regime}drop_unranked_targets"].astype(str)
+    return share(first[f"{regime}drop_unranked_success"]) + " of " + counted
 
 
-def _percent(values: pd.Series) -> pd.Series:
+def share(values: pd.Series) -> pd.Series:
+    """Shares for reading, two digits; – for a missing one."""
+    return values.map(lambda value: "–" if pd.isna(value) else f"{value:.2f}")
+
+
+def percent(values: pd.Series) -> pd.Series:
+    """Shares for reading, as percentages; – for a missing one."""
     return values.map(lambda value: "–" if pd.isna(value) else f"{100 * value:.1f} %")
 
 
-def _interval(table: pd.DataFrame, name: str) -> pd.Series:
+def number(values: pd.Series) -> pd.Series:
+    """Numbers for reading, as short as they are; – for a missing one."""
+    return values.map(lambda value: "–" if pd.isna(value) else f"{value:g}")
+
+
+def interval(table: pd.DataFrame, name: str) -> pd.Series:
+    """A rate of a table with its interval, for reading."""
     ends = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
     return pd.Series([f"{rate:.2f} [{low:.2f}, {high:.2f}]" for rate, low, high in ends], index=table.index)

@@ -1,0 +1,232 @@
+"""Our attack's steps: their time, memory, residuals in float64, and the matrix products in them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import problems
+from undue.calculus.lanes import norm
+from undue.device import takes_bfloat16
+from undue.randomness import stream
+from undue.valuation.attack import Lane, Plan, Walk, attack_gradient, starts
+from undue.valuation.calculator import Calculator, Setting
+from undue.valuation.objectives import min_higher
+
+RADIUS = 0.2
+TOLERANCE = 1e-3
+RATES = (0.01, 0.1)
+# How the solvers' products are made: "auto" is the pipeline's own choice.
+PRODUCTS = ("auto", "float32", "bfloat16")
+# Rank 0 is never reached: a hit would be ranked on the pristine half at once, monitored or not.
+PLAN = Plan(
+    weights=min_higher,
+    radius=RADIUS,
+    steps=100,
+    drop_at=0.5,
+    ranks=(0,),
+    tolerance=TOLERANCE,
+    monitor_every=1,
+    memory=math.inf,
+)
+# Matrix products of a step outside its solves, as it is counted here: outputs at θ, the two right-hand sides,
+# scores and the gradient.
+OTHER_PRODUCTS = 8
+# Lanes whose residuals are recomputed at a time: float64 is not to take more memory than the attack.
+LANES_CHECKED = 8
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """One iterate of a walk and the solves there, rotated.
+
+    Attributes:
+        theta: (d, k, L).
+        u1, u2: the answers of the two solves (d, k, L).
+    """
+
+    theta: Tensor
+    u1: Tensor
+    u2: Tensor
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps 1 … T of a real attack.
+
+    Attributes:
+        seconds: of all lanes' steps together.
+        iterations: Hessian products of each step and lane (T, L).
+        residual: worst relative residual of the step's solves as the solver reports it (T, L).
+        kept: some of the iterates.
+    """
+
+    seconds: float
+    iterations: np.ndarray
+    residual: np.ndarray
+    kept: list[Iterate]
+
+
+def lanes_of(samples: int, count: int, *, seed: int) -> list[Lane]:
+    """`count` lanes: random targets, each at both learning rates."""
+    rows = stream(seed, "bench", "targets").permutation(samples)[: -(-count // len(RATES))]
+    return [Lane(int(row), rate) for row in rows for rate in RATES][:count]
+
+
+def walk(setting: Setting, lanes: Sequence[Lane], *, steps: int, monitor: bool, seed: int) -> Steps:
+    """Attack for some steps from the sphere around θ*, the cold first one included.
+
+    Args:
+        setting: model and calculator.
+        lanes: the attacks.
+        steps: number of steps T.
+        monitor: rank on the pristine half, too, at each of them.
+        seed: of the starts.
+    """
+    x = setting.calculator.problem.train.x
+    rows = [lane.row for lane in lanes]
+    walking = Walk(
+        setting.calculator,
+        setting.basis,
+        setting.theta.to(x),
+        starts(setting.theta, RADIUS, rows, seed=seed, start=0).to(x),
+        torch.tensor([rows]),
+        torch.tensor([lane.learning_rate for lane in lanes], dtype=x.dtype),
+        PLAN,
+    )
+    kept, taken, seconds = [], [], 0.0
+    for step in range(1, steps + 1):
+        begun = time.perf_counter()
+        found = walking.take(monitor=monitor)
+        seconds += time.perf_counter() - begun
+        taken.append((found.iterations.numpy(), found.residual.numpy()))
+        if not monitor and step in (1, (steps + 1) // 2, steps):
+            kept.append(Iterate(setting.basis.to_basis(found.theta), *_solutions(walking)))
+    iterations, residual = (np.stack(column) for column in zip(*taken, strict=True))
+    return Steps(seconds, iterations, residual, kept)
+
+
+def _solutions(walking: Walk) -> tuple[Tensor, Tensor]:
+    """u₁ and u₂ of the step just taken (d, k, L)."""
+    assert walking.u1 is not None
+    assert walking.u2 is not None
+    return walking.u1.vector, walking.u2.vector
+
+
+def true_residual(calculator: Calculator, targets: Tensor, at: Iterate) -> float:
+    """The worst relative residual ‖b − H_δ u‖/‖b‖ of both solves over all lanes, in float64."""
+    exact = calculator.problem.to(torch.float64)
+    each = exact.train.x.new_full((exact.train.samples,), 1 / exact.train.samples)
+    ones = exact.train.x.new_ones(exact.shared.samples)
+    ridge = calculator.l2 + calculator.damping
+    worst = []
+    for lanes in torch.split(torch.arange(len(targets)), LANES_CHECKED):
+        theta, u1, u2 = (part[..., lanes].double() for part in (at.theta, at.u1, at.u2))
+        train, shared = exact.train.at(theta), exact.shared.at(theta)
+        score = calculator.rank_sign * train.grad_dots(u1)
+        weights = calculator.rank_sign * min_higher(score, targets[lanes])
+        for u, b in ((u1, -shared.grad(ones)), (u2, train.grad(weights))):
+            worst.append(norm(b - train.hvp(u, each) - ridge * u) / norm(b))
+    return float(torch.cat(worst).max())
+
+
+def matrix_products(calculator: Calculator, width: int, *, solver: int, other: int) -> float:
+    """Seconds that the matrix products of a step take alone, by turns XV (n, width) and XᵀZ (d, width).
+
+    Args:
+        calculator: whose data and precisions.
+        width: columns, outputs times lanes.
+        solver: products of the solver's iterations.
+        other: products of everything else, in the precision of the data.
+    """
+    x = calculator.problem.train.x
+    seconds = _products(x, x.T, width, other)
+    if calculator.copies:
+        return seconds + _products(calculator.copies.x, calculator.copies.transposed, width, solver)
+    return seconds + _products(x, x.T, width, solver)
+
+
+def _products(x: Tensor, transposed: Tensor, width: int, count: int) -> float:
+    v, z = x.new_full((x.shape[1], width), 1e-3), x.new_empty(x.shape[0], width)
+    # Once beforehand, for the memory and the library's own preparations.
+    torch.mm(x, v, out=z)
+    torch.mm(transposed, z, out=v)
+    begun = time.perf_counter()
+    for turn in range(count):
+        if turn % 2:
+            torch.mm(transposed, z, out=v)
+        else:
+            torch.mm(x, v, out=z)
+    return time.perf_counter() - begun
+
+
+def gradient(calculator: Calculator, theta: Tensor, targets: Tensor, *, tolerance: float) -> Tensor:
+    """The attack's gradient by our route, S = all ranked above the targets; θ and result (d, k, L)."""
+    train, shared = calculator.at(theta), calculator.problem.shared.at(theta)
+    score, first = calculator.score(train, shared, tolerance=tolerance)
+    weights = min_higher(score, targets)
+    return attack_gradient(calculator, train, shared, score, first.x, weights, tolerance=tolerance).gradient
+
+
+def coarse(products: str) -> bool:
+    """Whether solves take most of their products in bfloat16, as the pipeline chooses it."""
+    return takes_bfloat16(products, torch.device("cpu"))
+
+
+def measure(folder: str, *, lanes: int, steps: int, products: str, seed: int) -> dict[str, object]:
+    """Our part of a size's record; `problems.write` has filled the folder."""
+    setting = problems.read(Path(folder), coarse=coarse(products))
+    problem = setting.calculator.problem
+    n, (d, k) = problem.train.samples, problem.train.shape
+    attacks = lanes_of(n, lanes, seed=seed)
+    # The run with monitoring first: it holds more than the one without, and nothing else yet does.
+    monitored = walk(setting, attacks, steps=steps, monitor=True, seed=seed)
+    peak = peak_rss()
+    plain = walk(setting, attacks, steps=steps, monitor=False, seed=seed)
+    iterations = float(plain.iterations.mean())
+    alone = matrix_products(setting.calculator, k * lanes, solver=round(2 * iterations), other=OTHER_PRODUCTS)
+    targets = torch.tensor([lane.row for lane in attacks])
+    residual = max(true_residual(setting.calculator, targets, at) for at in plain.kept)
+    each = steps * lanes
+    return {
+        "lane_step_s": plain.seconds / each,
+        "lane_step_monitored_s": monitored.seconds / each,
+        "matmul_s": alone / lanes,
+        "matmul_products": round(2 * iterations) + OTHER_PRODUCTS,
+        "iterations": iterations,
+        "iterations_monitored": float(monitored.iterations.mean()),
+        "lanes": lanes,
+        "steps": steps,
+        "peak_rss_bytes": peak,
+        "residual_float64": residual,
+        "residual_reported": float(max(plain.residual.max(), monitored.residual.max())),
+        "dtype": str(problem.train.x.dtype).removeprefix("torch."),
+        "dtype_solver_products": "bfloat16" if setting.calculator.copies else "float32",
+        "shape": [n, d, k],
+    }
+
+
+def peak_rss() -> int:
+    """Largest resident set of this process so far, bytes."""
+    return _status("VmHWM")
+
+
+def rss() -> int:
+    """Resident set of this process, bytes."""
+    return _status("VmRSS")
+
+
+def _status(key: str) -> int:
+    # Not getrusage: its maximum includes what the parent process held when it started this one.
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name == key:
+            return int(value.split()[0]) * 1024
+    raise LookupError(f"/proc/self/status has no {key}")

@@ -1,0 +1,32 @@
+"""How many of a set the multi-target attack brings into the top k; Fig. 6 of the paper."""
+
+import pandas as pd
+from snakemake.iocontainers import Snakemake
+
+from undue.plots import save, style
+from undue.run.job import job
+from undue.tables import write_csv, write_markdown, write_table
+from undue.valuation.set_summary import (
+    MULTI_TARGET_COLUMNS,
+    multi_target,
+    pretty_multi_target,
+    success_of_sets,
+)
+
+snakemake: Snakemake  # put here by Snakemake
+
+with job(snakemake), style():
+    cfg = snakemake.params.cfg
+    published = pd.concat(
+        [
+            pd.read_parquet(path).assign(dataset=run["dataset"], radius=float(run["radius"]))
+            for run, path in zip(cfg["runs"], snakemake.input.published, strict=True)
+        ],
+        ignore_index=True,
+    )
+    table = multi_target(published)
+    parquet, csv, markdown = snakemake.output.table
+    write_table(parquet, MULTI_TARGET_COLUMNS, table)
+    write_csv(csv, table)
+    write_markdown(markdown, pretty_multi_target(table))
+    save(success_of_sets(table), snakemake.output.figure, dpi=cfg["figures.dpi"])

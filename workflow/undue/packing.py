@@ -1,0 +1,24 @@
+"""What an attack holds: for packing attacks side by side, and for the estimate of what a run will cost.
+
+It imports nothing, so that an estimate needn't wait for torch.
+"""
+
+from __future__ import annotations
+
+
+def numbers_per_lane(*, train: int, test: int, d: int, k: int, targets: int = 1, kept: int = 3) -> int:
+    """What the working tensors of one attack hold, in numbers of the problem's precision.
+
+    Of n·k numbers each: the softmax state, the outputs of three solutions, of one in the making and of its
+    direction, and copies of most of these without the lanes that have arrived. Scores, weights and what they
+    are made of. And of θ's size the vectors of the solves, of Adam and of the iterates kept, these twice.
+
+    Args:
+        train: training samples.
+        test: test samples of both halves.
+        d: features, with the bias.
+        k: classes.
+        targets: of the lane.
+        kept: iterates that may be published.
+    """
+    return train * (8 * k + 10 + targets) + test * (k + 4) + (24 + 2 * kept) * d * k

@@ -1,0 +1,1 @@
+"""Influence held against the truth: models trained again without the samples."""

@@ -1,0 +1,61 @@
+"""Judging models in float64, apart from the attack that found them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from undue.calculus.basis import Eigenbasis
+from undue.calculus.influence import rank_of
+from undue.valuation.calculator import Calculator
+
+# Solves are held to this relative residual.
+TOLERANCE = 1e-9
+# Models judged side by side.
+LANES = 16
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What m models do for their q targets each.
+
+    Attributes:
+        rank_shared, rank_pristine: (m, q); a rank is the last one where a solve missed its tolerance.
+        accuracy_shared, accuracy_pristine: (m,).
+    """
+
+    rank_shared: np.ndarray
+    rank_pristine: np.ndarray
+    accuracy_shared: np.ndarray
+    accuracy_pristine: np.ndarray
+
+
+def evaluate(calculator: Calculator, basis: Eigenbasis, theta: np.ndarray, rows: np.ndarray) -> Evaluation:
+    """Rank the targets of models on both halves.
+
+    Args:
+        calculator: the calculator in float64, its problem rotated into `basis`.
+        basis: the basis of the calculator's problem.
+        theta: the models (m, d, outputs) in the original basis.
+        rows: training rows of each model's targets (m, q).
+    """
+    problem = calculator.problem
+    halves = {"shared": problem.shared, "pristine": problem.pristine}
+    ranks = {half: np.empty(rows.shape, dtype=np.int64) for half in halves}
+    accuracies = {half: np.empty(len(rows)) for half in halves}
+    for first in range(0, len(rows), LANES):
+        part = slice(first, first + LANES)
+        lanes = torch.from_numpy(theta[part]).to(problem.train.x).permute(1, 2, 0).contiguous()
+        rotated = basis.to_basis(lanes)
+        target = torch.from_numpy(rows[part].T.copy()).to(problem.train.x.device)
+        train = calculator.at(rotated)
+        for half, risk in halves.items():
+            test = risk.at(rotated)
+            score, solution = calculator.score(train, test, tolerance=TOLERANCE)
+            found = torch.stack([rank_of(score, row) for row in target])
+            found = torch.where(solution.converged, found, problem.train.samples)
+            ranks[half][part] = found.T.cpu().numpy()
+            accuracies[half][part] = test.accuracy().cpu().numpy()
+    return Evaluation(ranks["shared"], ranks["pristine"], accuracies["shared"], accuracies["pristine"])
