@@ -191,7 +191,8 @@ def test_the_best_lane_of_each_set_is_published(tmp_path: Path) -> None:
         accuracy_shared=np.array([0.9, 0.95, 0.5]),
         accuracy_pristine=np.array([0.8, 0.9, 0.4]),
     )
-    table = judge_sets(chosen, choices, LANES, checked, size=3, honest={"shared": 0.95, "pristine": 0.9})
+    honest = {"shared": 0.95, "pristine": 0.9}
+    table = judge_sets(chosen, choices, LANES, checked, size=3, honest=honest, budget=0.05)
     assert table["claimed"].tolist() == [2, 0, 2, 1]
     assert table["in_top_shared"].tolist() == [2, 0, 1, 2]
     assert table["in_top_pristine"].tolist() == [0, 0, 2, 1]
@@ -200,6 +201,10 @@ def test_the_best_lane_of_each_set_is_published(tmp_path: Path) -> None:
     np.testing.assert_allclose(table["accuracy_lost_shared"], [0.05, np.nan, 0.0, 0.45], atol=1e-12)
     np.testing.assert_allclose(table["accuracy_lost_pristine"], [0.1, np.nan, 0.0, 0.5], atol=1e-12)
     write_table(tmp_path / "p.parquet", SET_PUBLISHED_COLUMNS, table)
+    # A choice that float64 finds beyond the budget counts for nothing; without a budget it still does.
+    less = judge_sets(chosen, choices, LANES, checked, size=3, honest=honest, budget=0.04)
+    assert less["in_top_shared"].tolist() == [0, 0, 1, 2]
+    assert less["in_top_pristine"].tolist() == [0, 0, 2, 1]
 
 
 def published(radius: float, hits: list[int], lost: float, *, size: int = 4, k: int = 10) -> pd.DataFrame:

@@ -66,7 +66,8 @@ with job(snakemake) as log:
     )[: len(reached)]
     exact = load_exact_setting(*files, cfg)
     checked = evaluate(exact.calculator, exact.basis, theta, rows[reached["set"].to_numpy(dtype=int)])
-    published = judge_sets(chosen, choices, lanes, checked, size=size, honest=honest)
+    budget = cfg["attack.accuracy_budget"]
+    published = judge_sets(chosen, choices, lanes, checked, size=size, honest=honest, budget=budget)
     write_table(snakemake.output.trajectory, SET_TRAJECTORY_COLUMNS, trajectories)
     write_table(snakemake.output.published, SET_PUBLISHED_COLUMNS, published)
     write_arrays(snakemake.output.models, {"theta": theta})

@@ -31,7 +31,7 @@ from undue.validation.pairs import make_pairs
 
 CHANNELS = 8
 # Hessian products for all solves and both ends of the spectrum: minutes on all samples.
-LANCZOS_STEPS = 150
+LANCZOS_STEPS = 100
 # Relative residual that solves are meant to have; what they have is reported.
 TOLERANCE = 1e-3
 # Beyond the smallest eigenvalue, so that few products are enough.
