@@ -90,5 +90,5 @@ lock: environment  ## resolve envs/requirements.in anew (then run make test)
 	@mv .venv/conda.yaml envs/conda.yaml
 
 clean:  ## remove the environment and caches; data and results stay
-	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache build workflow/*.egg-info
+	rm -rf .venv .venv.lock .venv-peers .mypy_cache .ruff_cache .pytest_cache build workflow/*.egg-info
 	find workflow tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,7 +22,7 @@ from undue.errors import UserError
 from undue.training import train
 
 # The peers compute in float32.
-CLOSE = {"undue": 1e-6, "undue, float32": 1e-3}
+CLOSE = {"undue": 1e-6, "undue, float64": 1e-6}
 CLOSE_PEERS = 1e-3
 
 

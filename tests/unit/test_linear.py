@@ -446,6 +446,16 @@ def test_lanes_do_not_mix(link: Link) -> None:
 
 
 @links
+def test_wide_and_narrow_products_agree(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    risk = make_risk(link)
+    point = risk.at(make_theta(risk, 3))
+    w = normal(risk.samples, 3, seed=1)
+    narrow = point.grad(w)
+    monkeypatch.setattr(linear, "NARROW", 1)
+    torch.testing.assert_close(point.grad(w), narrow, rtol=1e-12, atol=1e-13)
+
+
+@links
 def test_a_broken_lane_leaves_the_others_alone(link: Link) -> None:
     risk = make_risk(link)
     theta = make_theta(risk, LANES)

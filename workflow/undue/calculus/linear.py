@@ -23,6 +23,8 @@ from torch import Tensor
 # large enough for the matrix product.
 CHUNK_NUMBERS = 1 << 18
 CHUNK_ROWS = 256
+# Below this many columns Xᵀz is several times slower than the transpose of zᵀX, for the library behind torch.
+NARROW = 256
 
 
 class Link(Protocol):
@@ -287,9 +289,12 @@ class LinearPoint:
 
     def _add_features(self, total: Tensor, rows: slice, coefficients: Tensor) -> None:
         """total += X[rows]ᵀ coefficients."""
-        total.view(total.shape[0], -1).addmm_(
-            self.risk.x[rows].T, coefficients.reshape(coefficients.shape[0], -1)
-        )
+        into, x = total.view(total.shape[0], -1), self.risk.x[rows]
+        z = coefficients.reshape(coefficients.shape[0], -1)
+        if z.shape[1] < NARROW:
+            into += (z.T @ x).T
+        else:
+            into.addmm_(x.T, z)
 
     def _weights(self, rows: slice, w: Tensor) -> Tensor:
         """w as (rows, 1, 1 or L)."""
