@@ -172,7 +172,8 @@ def test_training_again_counts_models_and_samples(tmp_path: Path) -> None:
     assert found["logistic"]["models"] == pytest.approx(150 * 800 * 785 / 1e9)
     # Of the attacked head: first and last ten of eleven rankings, and ten at random.
     assert found["rankings"]["models"] == pytest.approx(230 * 4000 * 1281 * 10 / 1e9)
-    network = {"network_steps": 100, "network_more_steps": 10, "network_samples": 9, "train_samples": 3000}
+    network = {"network_steps": 100, "network_more_steps": 10, "network_samples": 8, "train_samples": 3000}
+    network["network_batch"] = 500
     fewer = costs(job("validate_network"), setting(tmp_path, validation=network))
     assert fewer.work["steps"] == pytest.approx((100 + 10 * 10) * 500 * 785 / 1e9)
     assert fewer.work["solve"] == pytest.approx(3000 * 785 / 1e9)

@@ -361,11 +361,10 @@ def test_script(images: bool, lite0: Backbone, tmp_path: Path, monkeypatch: pyte
                 "options": {"a": 1},
                 "backbone": "efficientnet_lite0" if images else "none",
                 "image_size": 32 if images else None,
-                "batch_size": 2,
-                "device": "cpu",
             },
             paths={"archive": "data/downloads/cats.zip"},
         ),
+        resources=SimpleNamespace(batch_size=2, device="cpu"),
         threads=2,
     )
     monkeypatch.setattr("undue.run.job.job", contextlib.nullcontext)

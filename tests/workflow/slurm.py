@@ -37,6 +37,8 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 ReturnToService=2
+# Ended jobs are to be known until the test has asked for them, however slow the machine.
+MinJobAge=3600
 KillWait=2
 # What the node is said to have, whatever this machine has: jobs take turns, but never wait for ever.
 SlurmdParameters=config_overrides

@@ -81,9 +81,9 @@ rule validate_logistic:
         "../scripts/validate_logistic.py"
 
 
-# Of training a network, and of going on from it with and without each of the samples.
+# Of training a network, and of going on from it without each of the samples, and twice with all.
 NETWORK_STEPS = VALIDATION["network_steps"] + VALIDATION["network_more_steps"] * (
-    1 + VALIDATION["network_samples"]
+    2 + VALIDATION["network_samples"]
 )
 
 

@@ -382,7 +382,7 @@ def _validate_network(job: Job, setting: Setting) -> Costs:
     size, validation = _images(setting), setting.config["validation"]
     train = min(size.train, validation["network_train_samples"])
     steps = validation["network_steps"] + validation["network_more_steps"] * (
-        1 + min(validation["network_samples"], train)
+        2 + min(validation["network_samples"], train)
     )
     # A convolutional layer's work grows with the pixels.
     return Costs(
