@@ -1,9 +1,11 @@
 """What an attack holds: for packing attacks side by side, and for the estimate of what a run will cost.
 
-It imports nothing, so that an estimate needn't wait for torch.
+It imports no more than Python has, so that an estimate needn't wait for torch.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 
 def numbers_per_lane(*, train: int, test: int, d: int, k: int, targets: int = 1, kept: int = 3) -> int:
@@ -22,3 +24,14 @@ def numbers_per_lane(*, train: int, test: int, d: int, k: int, targets: int = 1,
         kept: iterates that may be published.
     """
     return train * (8 * k + 10 + targets) + test * (k + 4) + (24 + 2 * kept) * d * k
+
+
+def equal_packs(lanes: int, *, memory: float, per_lane: float) -> Iterator[slice]:
+    """Slices of lanes that fit into `memory` bytes at so many bytes each; one lane at least.
+
+    As few packs as fit, of nearly equal size: a last pack of one lane would be slow.
+    """
+    size = max(1, int(memory // per_lane))
+    count = -(-lanes // size)
+    for number in range(count):
+        yield slice(lanes * number // count, lanes * (number + 1) // count)

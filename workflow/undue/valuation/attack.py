@@ -31,7 +31,7 @@ from undue.calculus.linear import LinearPoint, Projection
 from undue.calculus.solvers import Solution
 from undue.data.problem import Problem
 from undue.errors import UserError
-from undue.packing import numbers_per_lane
+from undue.packing import equal_packs, numbers_per_lane
 from undue.randomness import stream
 from undue.run.job import Progress
 from undue.tables import BOOL, FLOAT, INT, Columns
@@ -283,11 +283,7 @@ def packed(
     d, k = problem.train.shape
     test = problem.shared.samples + problem.pristine.samples
     numbers = numbers_per_lane(train=problem.train.samples, test=test, d=d, k=k, targets=targets, kept=kept)
-    size = max(1, int(memory // (numbers * problem.train.x.element_size())))
-    # As few packs as fit, of nearly equal size: a last pack of one lane would be slow.
-    count = -(-lanes // size)
-    for number in range(count):
-        yield slice(lanes * number // count, lanes * (number + 1) // count)
+    return equal_packs(lanes, memory=memory, per_lane=numbers * problem.train.x.element_size())
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from undue.calculus.adam import Adam
 from undue.calculus.linear import LinearRisk
+from undue.packing import equal_packs
 from undue.randomness import stream
 from undue.run.job import Progress
 from undue.tables import FLOAT, INT, Columns
@@ -105,10 +106,7 @@ def _packs(risk: LinearRisk, recipe: Recipe, lanes: int, memory: float) -> Itera
     d, k = risk.shape
     # θ, gradient, Adam's moments and temporaries; outputs and slopes of a batch.
     per_lane = risk.x.element_size() * (8 * d * k + 6 * recipe.batch_size * k)
-    size = max(1, int(memory // per_lane))
-    count = -(-lanes // size)
-    for number in range(count):
-        yield slice(lanes * number // count, lanes * (number + 1) // count)
+    return equal_packs(lanes, memory=memory, per_lane=per_lane)
 
 
 def _train(
