@@ -14,7 +14,7 @@ override CORES  := $(strip $(CORES))
 
 BIN       := .venv/bin
 SNAKEMAKE := $(BIN)/python -m snakemake
-PYTEST    := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PYTEST    := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 PRESETS   := $(sort $(basename $(notdir $(wildcard workflow/presets/*.yaml))))
 OVERLAY   := $(if $(PRESET),workflow/presets/$(PRESET).yaml)
 RESULTS    = $(shell sed -n 's/^results: *\([^ ]*\).*/\1/p' $(OVERLAY) config.yaml | head -n 1)
@@ -60,7 +60,7 @@ bench: environment  ## measure speed and memory on an idle machine (ARGS=--help 
 	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 test: lint  ## everything: style, types, workflow lint, all tests
-	$(PYTEST) -n auto --dist loadfile $(ARGS)
+	$(PYTEST) -n auto --dist loadfile --no-loadscope-reorder --durations 25 $(ARGS)
 
 test-fast: environment  ## the unit tests that need neither network nor time
 	$(PYTEST) -m "not slow and not network and not mirror" tests/unit $(ARGS)

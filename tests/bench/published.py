@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bench import engine, problems
+from undue.calculus.lissa import PUBLISHED
 from undue.data.problem import Problem
 from undue.valuation.attack import starts
 from undue.valuation.objectives import min_higher
@@ -42,10 +43,10 @@ class Lissa:
             its answer is not to be used.
     """
 
-    depth: int = 977
-    batch: int = 1_024
-    scale: float = 25.0
-    timed: int = 977
+    depth: int = PUBLISHED.depth
+    batch: int = PUBLISHED.batch
+    scale: float = PUBLISHED.scale
+    timed: int = PUBLISHED.depth
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from undue.agreement import linear_datamodelling_score, pearson, spearman
+from undue.agreement import Estimate, linear_datamodelling_score, pearson, spearman
 
 measures = pytest.mark.parametrize("measure", [pearson, spearman])
 
@@ -107,7 +107,7 @@ def additive(noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_the_score_is_the_mean_rank_correlation() -> None:
     scores, subsets, outcomes = additive(3.0)
-    found = linear_datamodelling_score(scores, subsets, outcomes, generator=rng(), resamples=200)
+    found = linear_datamodelling_score(scores, subsets, outcomes, generator=rng())
     expected = np.mean(
         [
             scipy.stats.spearmanr([scores[s, j].sum() for s in subsets], outcomes[:, j]).statistic
@@ -121,17 +121,44 @@ def test_the_score_is_the_mean_rank_correlation() -> None:
 def test_exact_attributions_score_one_and_their_negatives_minus_one() -> None:
     scores, subsets, outcomes = additive(0.0)
     for sign in (1, -1):
-        found = linear_datamodelling_score(sign * scores, subsets, outcomes, generator=rng(), resamples=50)
+        found = linear_datamodelling_score(sign * scores, subsets, outcomes, generator=rng())
         assert (found.score.value, found.score.low, found.score.high) == pytest.approx((sign,) * 3)
+
+
+def test_the_interval_of_a_score_near_one_has_it_inside() -> None:
+    scores, subsets, outcomes = additive(0.3)
+    found = linear_datamodelling_score(scores, subsets, outcomes, generator=rng()).score
+    assert 0.95 < found.low < found.value < found.high <= 1
+
+
+def test_a_constant_quantity_has_no_score() -> None:
+    scores, subsets, outcomes = additive(1.0)
+    outcomes[:, 0] = 1.0
+    found = linear_datamodelling_score(scores, subsets, outcomes, generator=rng()).score
+    assert np.isnan([found.value, found.low, found.high]).all()
+
+
+def test_the_jackknife_covers_the_truth_as_often_as_it_says() -> None:
+    """Against the score of very many subsets."""
+    scores = rng(1).standard_normal((60, 1))
+
+    def score(seed: int, count: int) -> Estimate:
+        subsets = np.argsort(rng(seed).random((count, 60)), axis=1) < 30
+        outcomes = subsets @ scores + 3 * rng(seed + 1).standard_normal((count, 1))
+        return linear_datamodelling_score(scores, subsets, outcomes, generator=rng(), permutations=2).score
+
+    truth = score(10**6, 1000).value
+    found = [score(2 * number, 60) for number in range(150)]
+    assert 0.88 <= np.mean([one.low <= truth <= one.high for one in found]) <= 0.995
 
 
 def test_chance_is_about_zero_and_below_a_good_score() -> None:
     scores, subsets, outcomes = additive(3.0)
-    found = linear_datamodelling_score(scores, subsets, outcomes, generator=rng(), resamples=200)
+    found = linear_datamodelling_score(scores, subsets, outcomes, generator=rng())
     assert abs(found.chance.value) < 0.1
     assert found.chance.low < 0 < found.chance.high < found.score.low
     random = rng(9).standard_normal(scores.shape)
-    lost = linear_datamodelling_score(random, subsets, outcomes, generator=rng(), resamples=200)
+    lost = linear_datamodelling_score(random, subsets, outcomes, generator=rng())
     assert lost.chance.low < lost.score.value < lost.chance.high
 
 

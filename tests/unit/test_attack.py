@@ -28,6 +28,7 @@ from undue.calculus.adam import Adam
 from undue.calculus.basis import Eigenbasis
 from undue.calculus.lanes import norm
 from undue.calculus.linear import Bfloat16, CoarsePoint, LinearPoint, Link, Projection
+from undue.calculus.lissa import Recipe
 from undue.calculus.solvers import Solution, conjugate_gradient
 from undue.data.problem import Problem
 from undue.errors import UserError
@@ -46,13 +47,14 @@ from undue.valuation.attack import (
     attack,
     attack_gradient,
     candidate_table,
-    check_valid,
     packed,
     project,
+    refuse_invalid,
     starts,
     trajectory_table,
+    warn_of_invalid,
 )
-from undue.valuation.calculator import Calculator
+from undue.valuation.calculator import Calculator, Estimate
 from undue.valuation.objectives import Weights, max_target, min_higher, min_topk, objective_weights
 
 links = pytest.mark.parametrize("link", LINKS, ids=lambda link: type(link).__name__)
@@ -442,6 +444,53 @@ def test_the_same_attack_twice_is_the_same_bytes(coarse: bool) -> None:
             assert array.tobytes() == getattr(after, name).tobytes(), name
 
 
+def by_estimates(recipe: Recipe, plan: Plan) -> Trajectories:
+    """The attack, its solves by LiSSA."""
+    problem, theta, basis = trained()
+    calculator = replace(
+        calculator_of(problem, basis, torch.float64), estimate=Estimate(recipe, 0, ("test",))
+    )
+    begin = starts(theta, plan.radius, TARGETS.tolist(), seed=0, start=0)
+    return attack(calculator, basis, theta, begin, LANES, plan)[0]
+
+
+def test_with_all_rows_in_every_mini_batch_estimates_are_solves() -> None:
+    plan = replace(PLAN, steps=3)
+    found = by_estimates(Recipe(batch=60, depth=2000, repeats=1, scale=8.0), plan)
+    solved = run(plan)[0]
+    np.testing.assert_allclose(found.objective[:-1], solved.objective[:-1], rtol=1e-4)
+    np.testing.assert_array_equal(found.rank_shared, solved.rank_shared)
+    # Two solves a step, one at the last.
+    assert (found.iterations == np.array([4000, 4000, 4000, 2000])[:, None]).all()
+
+
+def test_estimates_are_noisy_and_others_each_time() -> None:
+    recipe, plan = Recipe(batch=45, depth=500, repeats=1, scale=8.0), replace(PLAN, steps=1, tolerance=0.9)
+    found = by_estimates(recipe, plan)
+    solved = run(replace(plan, tolerance=1e-6))[0]
+    assert found.valid.all()
+    assert (found.residual > 1e-3).all()
+    np.testing.assert_allclose(found.objective[0], solved.objective[0], rtol=0.3)
+    assert (found.objective[0] != solved.objective[0]).all()
+    np.testing.assert_array_equal(by_estimates(recipe, plan).objective, found.objective)
+    # Whether and when the pristine half is ranked on changes nothing.
+    rarely = by_estimates(recipe, replace(plan, monitor_every=100))
+    np.testing.assert_array_equal(rarely.objective, found.objective)
+    np.testing.assert_array_equal(rarely.rank_shared, found.rank_shared)
+    # Twice at the same place: the second estimate is another one.
+    still = by_estimates(recipe, replace(plan, radius=1e-9))
+    assert (np.abs(still.residual[0] - still.residual[1]) > 1e-6).all()
+
+
+def test_estimates_are_held_to_the_tolerance() -> None:
+    with pytest.raises(UserError, match="missed the relative residual 1e-06") as caught:
+        by_estimates(Recipe(batch=20, depth=100, repeats=1, scale=8.0), replace(PLAN, steps=1))
+    assert "attack.solver: lissa" in str(caught.value.remedy)
+    with pytest.raises(UserError, match="LiSSA diverged") as caught:
+        by_estimates(Recipe(batch=2, depth=100, repeats=1, scale=0.1), replace(PLAN, steps=1))
+    assert caught.value.where == "attack.lissa_scale"
+
+
 def lanes_in(memory: float, problem: Problem, targets: int = 1) -> int:
     """How many of very many lanes are put side by side."""
     first = next(packed(problem, 10**6, memory, targets=targets))
@@ -558,10 +607,17 @@ def test_a_ball_so_large_that_the_model_breaks(dtype: torch.dtype) -> None:
 
 
 def test_solves_that_miss_their_tolerance_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurried = partial(conjugate_gradient, max_iterations=1)
+    calls: list[None] = []
+
+    def hurried(*arguments: Any, **options: Any) -> Solution:
+        calls.append(None)
+        return conjugate_gradient(*arguments, **{**options, "max_iterations": 1})
+
     monkeypatch.setattr("undue.valuation.calculator.conjugate_gradient", hurried)
     with pytest.raises(UserError, match="100% of the attacks had a solve that missed") as caught:
         run()
+    # At once, not after all steps: two solves, and the pristine half's.
+    assert len(calls) <= 3
     assert caught.value.where == "attack.tolerance"
     assert "influence.damping" in caught.value.remedy
 
@@ -996,15 +1052,15 @@ def test_the_best_is_the_first_of_the_highest_eligible() -> None:
 
 
 def test_one_invalid_lane_of_a_hundred_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    valid = np.ones(100, dtype=bool)
-    check_valid(valid, 1e-3)
+    warn_of_invalid(0, 100)
     assert not caplog.text
-    valid[3] = False
-    check_valid(valid, 1e-3)
+    warn_of_invalid(1, 100)
     assert "1 of 100 lanes are invalid" in caplog.text
-    valid[4] = False
+    for few in (0, 1):
+        refuse_invalid(few, 100, 1e-3)
+        refuse_invalid(few, 2, 1e-3)
     with pytest.raises(UserError, match=r"2% of the attacks .* 0\.001"):
-        check_valid(valid, 1e-3)
+        refuse_invalid(2, 100, 1e-3)
 
 
 def test_tables_hold_what_the_arrays_do(tmp_path: Path) -> None:

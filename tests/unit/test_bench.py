@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from bench import double_backward, engine, problems, show, sweep
-from bench.__main__ import _Record, main
+from bench.__main__ import EXACT_MEMORY, _Record, _Runner, main
 from bench.published import Attack, Data, Lissa, Step
 from problems import exact_hessian, make_calculator, make_problem, make_theta
 from torch import Tensor
@@ -227,6 +227,16 @@ def test_the_naive_routes_compute_the_same_gradient() -> None:
     assert float((unrolled - ours).norm() / ours.norm()) < 0.6
 
 
+def test_the_memory_of_each_route_is_seen() -> None:
+    run = _Runner(threads=1)
+    taken = {
+        route: run("double_backward", variables=EXACT_MEMORY, route=route, n=2_000, d=32, seed=0)["bytes"]
+        for route in double_backward.ROUTES
+    }
+    # Outputs of 2,000 samples for 10 classes, more than once.
+    assert 2_000 * 10 * 4 < taken["ours"] < taken["unrolled"] < taken["hessian"]
+
+
 def test_predictions_follow_the_fit() -> None:
     rows = [
         {"route": route, "n": n, "d": d, "k": 10, "bytes": factor * n * 10 * (d + 1) * 10}
@@ -283,6 +293,9 @@ def made_up() -> dict[str, Any]:
         "threads": 2,
         "machine": {"cpu": "a processor", "torch": "2"},
         "residual_float64": 9e-4,
+        "ratio_matmul": 1.25,
+        "dtype": "float32",
+        "dtype_solver_products": "float32",
         "peak_rss_bytes": 3 << 30,
         "extrapolated": False,
         "published_vectorised_step_s": 20.0,
@@ -294,7 +307,7 @@ def made_up() -> dict[str, Any]:
         for n, d in double_backward.GRID
     ]
     return {
-        "sizes": {"pet": size, "cifar": size | {"extrapolated": True}},
+        "sizes": {"pet": size, "cifar": size | {"extrapolated": True, "residual_float64": 1.1e-3}},
         "sweep": {
             "rows": [
                 {"axis": axis, "value": value, "lane_step_s": 0.001 * value, "iterations": 4.0}
@@ -315,6 +328,8 @@ def test_the_tables_say_what_is_extrapolated_and_predicted(tmp_path: Path) -> No
     assert table.loc["cifar (100 × 8 × 3)", "published, s"] == "~50 / 100"
     assert table["faster"].iloc[0] == "100 × / 200 ×"
     assert table["peak memory"].iloc[0] == "3.0 GiB"
+    assert table["authors' code elsewhere, s"].tolist() == ["29 / 44", "40 / 55"]
+    assert table["residual"].tolist() == ["9.0e-04", "1.1e-03 (!)"]
     show.write(made_up(), tmp_path / "bench.md")
     text = (tmp_path / "bench.md").read_text(encoding="utf-8")
     assert "25 TB (predicted)" in text

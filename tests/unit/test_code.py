@@ -25,7 +25,14 @@ FILES = {
     "lib/b.py": "from lib.b_value import VALUE\n",
     "lib/b_value.py": "VALUE = 1\n",
     "lib/c.py": "from .deep.d import D\n",
-    "lib/late.py": "import lib.a\n",
+    "lib/late.py": (
+        "try:\n    import lib.a\nexcept ImportError:\n    import lib.handled\n"
+        "match 1:\n    case 2:\n        with open('x'):\n            import lib.nested\n"
+        "class Late:\n    if True:\n        pass\n    else:\n        import lib.other\n"
+    ),
+    "lib/handled.py": "",
+    "lib/nested.py": "",
+    "lib/other.py": "",
     "lib/deep/__init__.py": "from ..extra import E\n",
     "lib/deep/d.py": "from ..deep import d\nfrom .e import *\nD = 1\n",
     "lib/deep/e.py": "",
@@ -42,6 +49,9 @@ USED = {
     "lib/b_value.py",
     "lib/c.py",
     "lib/late.py",
+    "lib/handled.py",
+    "lib/nested.py",
+    "lib/other.py",
     "lib/deep/__init__.py",
     "lib/deep/d.py",
     "lib/deep/e.py",

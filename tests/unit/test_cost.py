@@ -171,7 +171,13 @@ def test_training_again_counts_models_and_samples(tmp_path: Path) -> None:
     assert found["hinge"]["models"] == pytest.approx(100 * 800 * 785 / 1e9)
     assert found["logistic"]["models"] == pytest.approx(150 * 800 * 785 / 1e9)
     # Of the attacked head: first and last ten of eleven rankings, and ten at random.
-    assert found["rankings"]["models"] == pytest.approx(230 * 4000 * 1281 * 10 / 1e9)
+    assert found["rankings"]["divisions"] == pytest.approx(230 * 12810**2 / 1e9)
+    assert found["rankings"]["factor"] == pytest.approx((4000 * 12810**2 + 12810**3) / 1e9)
+    # A head too large for that, of ResNet50's features and 37 classes.
+    large = setting(tmp_path, data={"use": ["pet"]}, features={"backbone": "resnet50"})
+    work = costs(job("validate_rankings", dataset="pet"), large).work
+    assert work["models"] == pytest.approx(230 * sizes(large, "pet").train * 2049 * 37 / 1e9)
+    assert "factor" not in work
     network = {"network_steps": 100, "network_more_steps": 10, "network_samples": 8, "train_samples": 3000}
     network["network_batch"] = 500
     fewer = costs(job("validate_network"), setting(tmp_path, validation=network))

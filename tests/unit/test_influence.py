@@ -9,11 +9,11 @@ from problems import LINKS, exact_influence, make_calculator, make_problem, make
 from torch import Tensor
 
 from undue.calculus.basis import Eigenbasis
+from undue.calculus.factor import dense
 from undue.calculus.influence import influence, rank_of, ranks
 from undue.calculus.linear import Link
 from undue.calculus.newton import newton
 from undue.calculus.objective import Objective
-from undue.calculus.solvers import dense
 from undue.data.problem import Problem
 
 links = pytest.mark.parametrize("link", LINKS, ids=lambda link: type(link).__name__)

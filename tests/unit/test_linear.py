@@ -293,6 +293,21 @@ def test_chunks_of_rows_do_not_matter(link: Link, rows: int, monkeypatch: pytest
 
 
 @links
+def test_slim_products_agree_with_wide_ones(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    risk = make_risk(link)
+    theta = make_theta(risk, LANES)
+    slim = operations(risk.at(theta))
+    monkeypatch.setattr(linear, "SLIM", 1)
+    for name, value in operations(risk.at(theta)).items():
+        close(value, slim[name], 1e-12)
+    # Where reading the features takes the time, a chunk of them fits into the cache.
+    monkeypatch.undo()
+    monkeypatch.setattr(linear, "SLIM_BYTES", 8 * risk.shape[0] * 7)
+    monkeypatch.setattr(linear, "CHUNK_ROWS", 1)
+    assert [rows.start for rows in risk.at(theta)._chunks()] == list(range(0, risk.samples, 7))
+
+
+@links
 def test_a_projection_is_a_vector_with_its_outputs(link: Link) -> None:
     risk = make_risk(link)
     v = make_theta(risk, LANES, seed=11)

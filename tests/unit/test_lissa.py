@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from networks import as_module, draw, flat, make_net_risk, objective_of
 from problems import LINKS, make_risk, normal
 from torch import Tensor
 
+from undue.calculus.factor import dense
 from undue.calculus.lanes import norm
 from undue.calculus.linear import LinearRisk, Link, Logistic, Softmax
 from undue.calculus.lissa import (
     PUBLISHED,
-    PUBLISHED_DAMPING,
     MiniBatches,
     Recipe,
     curvature_bound,
@@ -24,12 +26,13 @@ from undue.calculus.lissa import (
 )
 from undue.calculus.objective import Objective
 from undue.calculus.risk import Risk
-from undue.calculus.solvers import Operator, Solution, dense, dense_matrix
+from undue.calculus.solvers import Operator, Solution, dense_matrix
 from undue.errors import UserError
 
 # Of torch's own making, at the first use of forward-mode derivatives.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 
+ROOT = Path(__file__).resolve().parents[2]
 L2, DAMPING = 0.05, 0.2
 
 links = pytest.mark.parametrize("link", LINKS, ids=lambda link: type(link).__name__)
@@ -245,6 +248,8 @@ def test_a_product_that_is_not_finite() -> None:
         estimate(risk, theta, b, Recipe(5, 3, 1, 60.0))
 
 
-def test_the_published_recipe() -> None:
-    assert Recipe(batch=1024, depth=977, repeats=1, scale=25.0) == PUBLISHED
-    assert PUBLISHED_DAMPING == 0.25
+def test_the_published_recipe_is_the_config_s() -> None:
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
+    attack = schema["properties"]["attack"]["properties"]
+    batch, depth, scale = (attack[f"lissa_{name}"]["default"] for name in ("batch", "depth", "scale"))
+    assert Recipe(batch=batch, depth=depth, repeats=1, scale=scale) == PUBLISHED

@@ -426,7 +426,9 @@ def test_parameters_of_another_precision_are_refused() -> None:
 class PlainCalculator(Calculator):
     """The calculator without the linear head's preconditioner and projections."""
 
-    def solve(self, train: Any, b: Tensor, *, tolerance: float, start: Any = None) -> Solution:
+    def solve(
+        self, train: Any, b: Tensor, *, tolerance: float, start: Any = None, draw: tuple[str | int, ...] = ()
+    ) -> Solution:
         operator = objective_of(train.risk, self.l2).hessian(train, self.damping)
         return conjugate_gradient(operator, b, tolerance=tolerance)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.func import grad
 
+from undue.calculus import newton as newton_module
+from undue.calculus.factor import Nearby
 from undue.calculus.linear import LinearRisk, Link, Logistic, Softmax
 from undue.calculus.newton import Minimum, newton
 from undue.calculus.objective import Objective
+from undue.calculus.solvers import Solution, conjugate_gradient
 from undue.data.split import stratified_folds
 from undue.errors import UserError
 from undue.training import CrossValidation, cross_validate, train, train_as_published
@@ -132,6 +136,31 @@ def test_a_warm_start_takes_fewer_steps() -> None:
     torch.testing.assert_close(warm.theta, cold.theta, rtol=1e-6, atol=1e-6)
 
 
+def test_a_near_hessian_leaves_few_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one sample, from the minimiser with all: the same answer, after a fraction of the products."""
+    risk = make_risk(Softmax(), n=300, d=30, classes=4)
+    whole = Objective(risk, 1e-3)
+    theta = minimise(whole).theta
+    kept = torch.full((300,), 1 / 300, dtype=torch.float64)
+    kept[17] = 0
+    without = replace(whole, weights=kept)
+    used: list[int] = []
+
+    def counting(*arguments: Any, **options: Any) -> Solution:
+        solution = conjugate_gradient(*arguments, **options)
+        used.append(int(solution.iterations.max()))
+        return solution
+
+    monkeypatch.setattr(newton_module, "conjugate_gradient", counting)
+    options: dict[str, Any] = {"moments": risk.x.square().mean(dim=0), "gradient_norm": 1e-10}
+    plain, plainly = newton(without, theta, **options), sum(used)
+    used.clear()
+    near = newton(without, theta, preconditioner=Nearby.of(whole, theta), **options)
+    torch.testing.assert_close(near.theta, plain.theta, rtol=1e-6, atol=1e-8)
+    assert float(near.gradient_norm) <= 1e-10
+    assert sum(used) < plainly / 3
+
+
 def test_a_far_start_is_brought_back_by_the_line_search() -> None:
     """Full Newton steps diverge from where the model is saturated."""
     risk = make_risk(Logistic(), n=40)
@@ -166,7 +195,8 @@ def test_lanes_have_their_own_l2_and_stand_still_when_they_arrive() -> None:
     for lane in range(3):
         alone = minimise(Objective(risk, float(l2[lane])))
         torch.testing.assert_close(together.theta[..., lane], alone.theta[..., 0], rtol=1e-6, atol=1e-8)
-        assert alone.steps <= together.steps
+        # Rounding may decide whether a last step is needed.
+        assert alone.steps <= together.steps + 1
 
 
 def test_separable_data_with_a_small_l2() -> None:

@@ -24,9 +24,10 @@ from undue.intervals import wilson
 from undue.tables import write_table
 from undue.training import train
 from undue.valuation.attack import Lane, Plan, attack, candidate_table, starts
+from undue.valuation.evaluate import confirm
 from undue.valuation.examples import choose_examples
 from undue.valuation.objectives import min_higher
-from undue.valuation.publish import PUBLISHED_COLUMNS, choose, confirm, gather, judge
+from undue.valuation.publish import PUBLISHED_COLUMNS, choose, gather, judge
 from undue.valuation.summary import (
     ATTACK_SUCCESS_COLUMNS,
     SUCCESS_COLUMNS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -192,7 +193,9 @@ def test_the_best_lane_of_each_set_is_published(tmp_path: Path) -> None:
         accuracy_pristine=np.array([0.8, 0.9, 0.4]),
     )
     honest = {"shared": 0.95, "pristine": 0.9}
-    table = judge_sets(chosen, choices, LANES, checked, size=3, honest=honest, budget=0.05)
+    told: dict[str, Any] = {"honest_rank": np.array([[3, 2, 9], [1, 2, 9]]), "honest": honest}
+    table = judge_sets(chosen, choices, LANES, checked, budget=0.05, **told)
+    assert table["in_top_honest"].tolist() == [1, 2, 1, 2]
     assert table["claimed"].tolist() == [2, 0, 2, 1]
     assert table["in_top_shared"].tolist() == [2, 0, 1, 2]
     assert table["in_top_pristine"].tolist() == [0, 0, 2, 1]
@@ -202,7 +205,7 @@ def test_the_best_lane_of_each_set_is_published(tmp_path: Path) -> None:
     np.testing.assert_allclose(table["accuracy_lost_pristine"], [0.1, np.nan, 0.0, 0.5], atol=1e-12)
     write_table(tmp_path / "p.parquet", SET_PUBLISHED_COLUMNS, table)
     # A choice that float64 finds beyond the budget counts for nothing; without a budget it still does.
-    less = judge_sets(chosen, choices, LANES, checked, size=3, honest=honest, budget=0.04)
+    less = judge_sets(chosen, choices, LANES, checked, budget=0.04, **told)
     assert less["in_top_shared"].tolist() == [0, 0, 1, 2]
     assert less["in_top_pristine"].tolist() == [0, 0, 2, 1]
 
@@ -216,6 +219,8 @@ def published(radius: float, hits: list[int], lost: float, *, size: int = 4, k: 
             "set": range(len(hits)),
             "k": k,
             "constrained": True,
+            "in_top_honest": 1,
+            "claimed": [hit + 1 for hit in hits],
             "in_top_shared": hits,
             "in_top_pristine": [hit // 2 for hit in hits],
             "accuracy_lost_shared": lost,
@@ -231,7 +236,8 @@ def test_the_three_readings_of_the_success_rate(tmp_path: Path) -> None:
     assert row["of_places"] == row["of_targets"] == pytest.approx(3 / 8)
     assert row["of_top"] == pytest.approx(3 / 20)
     assert row["pristine_of_places"] == pytest.approx(1 / 8)
-    assert row["of_places_low"] < 3 / 8 < row["of_places_high"]
+    assert (row["of_places_least"], row["of_places_most"]) == (0, 3 / 4)
+    assert (row["claimed"], row["in_top_honest"], row["honest_of_places"]) == (2.5, 1, 1 / 4)
     (many,) = multi_target(published(0.1, [3, 0], 0.02, size=40, k=5)).to_dict("records")
     assert (many["of_places"], many["of_targets"], many["of_top"]) == pytest.approx((0.3, 3 / 80, 0.3))
     write_table(tmp_path / "m.parquet", MULTI_TARGET_COLUMNS, table)
@@ -241,13 +247,15 @@ def test_the_radius_is_chosen_on_the_shared_half() -> None:
     runs = [published(0.5, [2, 2], 0.02), published(0.1, [3, 1], 0.01), published(0.05, [1, 1], 0.0)]
     table = multi_target(pd.concat(runs, ignore_index=True))
     assert table.loc[table["chosen"], "radius"].tolist() == [0.1]
-    assert len(pretty_multi_target(table)) == 1
+    (row,) = pretty_multi_target(table).to_dict("records")
+    assert row["of the places (least – most)"] == "0.50 (0.25 – 0.75)"
+    (alone,) = pretty_multi_target(multi_target(published(0.1, [3], 0.01))).to_dict("records")
+    assert alone["of the places (least – most)"] == "0.75"
 
 
-def test_the_figure_draws_a_solid_and_a_dashed_line_for_each_size(tmp_path: Path) -> None:
+def test_the_figure_draws_three_lines_for_each_size(tmp_path: Path) -> None:
     runs = [published(0.1, [1, 0], 0.01, size=size, k=k) for size in (1, 4) for k in (1, 10, 100)]
     figure = success_of_sets(multi_target(pd.concat(runs, ignore_index=True)))
     (axis,) = figure.axes
-    assert len(axis.lines) == 4
-    assert sum(line.get_linestyle() == "--" for line in axis.lines) == 2
+    assert sorted(line.get_linestyle() for line in axis.lines) == ["-", "-", "--", "--", ":", ":"]
     save(figure, [str(tmp_path / "f.svg")], dpi=72)

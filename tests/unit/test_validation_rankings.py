@@ -20,6 +20,7 @@ from undue.errors import UserError
 from undue.plots import save, style
 from undue.tables import write_table
 from undue.training import train
+from undue.validation import rankings
 from undue.validation.figures import (
     damping_curves,
     early_stopping,
@@ -80,7 +81,10 @@ def test_a_ranker_has_the_influences_by_definition_and_both_ends(rank_sign: int)
     assert ranker.row == 3
 
 
-def test_the_truth_is_training_from_scratch() -> None:
+@pytest.mark.parametrize("factorised", [True, False], ids=["near Hessian", "diagonal"])
+def test_the_truth_is_training_from_scratch(factorised: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not factorised:
+        monkeypatch.setattr(rankings, "FACTORISED", 0)
     setting = make_setting()
     told: list[int] = []
     rows = np.array([2, 7, 40])

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import pytest
 import yaml
+from forked import dry_run
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = "workflow/presets/smoke.yaml"
@@ -60,7 +61,8 @@ class Project:
             changes: a further overlay on the configuration.
             preset: the overlay to take in place of the smoke preset.
         """
-        return run(self.command(*arguments, changes=changes, preset=preset), self.root, self.environment())
+        command = self.command(*arguments, changes=changes, preset=preset)
+        return run(command, self.root, self.environment())
 
     def command(
         self, *arguments: str, changes: Mapping[str, Any] | None = None, preset: str = PRESET
@@ -79,9 +81,14 @@ class Project:
 
     def plan(self, *arguments: str, changes: Mapping[str, Any] | None = None) -> dict[str, int]:
         """What a dry run says will be done: rule → number of jobs, without the target rule."""
-        outcome = self.snakemake("--dry-run", *arguments, changes=changes)
+        outcome = self.dry_run(*arguments, changes=changes)
         assert outcome.status == 0, outcome.output
         return planned_jobs(outcome.output)
+
+    def dry_run(self, *arguments: str, changes: Mapping[str, Any] | None = None) -> Outcome:
+        """A dry run of Snakemake."""
+        _, _, _, *options = self.command(*arguments, changes=changes)
+        return Outcome(*dry_run(options, self.root, self.environment(), TIMEOUT))
 
     def complete(self, *arguments: str, changes: Mapping[str, Any] | None = None) -> Outcome:
         """Run Snakemake, to success."""

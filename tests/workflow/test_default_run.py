@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +26,6 @@ pytestmark = [pytest.mark.slow]
 
 L2_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 SPLIT_SEEDS = range(5)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def threads() -> Iterator[None]:
-    """As many threads as the workflow's rules use; the tests' own default is one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

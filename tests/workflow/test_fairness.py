@@ -222,7 +222,7 @@ LEFT_OUT = "fairness: adult is left out: adult_test is in neither data/downloads
 
 
 def test_adult_is_left_out_with_a_message_where_its_test_file_is_not_to_be_had(fresh: Project) -> None:
-    outcome = fresh.snakemake("--dry-run", *TARGETS, changes=ALL_THREE)
+    outcome = fresh.dry_run(*TARGETS, changes=ALL_THREE)
     assert outcome.status == 0
     assert outcome.output.count(LEFT_OUT) == 1
     assert fresh.plan(*TARGETS, changes=ALL_THREE)["encode_table"] == 2
@@ -238,14 +238,14 @@ def test_adult_takes_part_where_its_test_file_is(fresh: Project, place: str) -> 
     )
     file.parent.mkdir(parents=True)
     file.touch()
-    outcome = fresh.snakemake("--dry-run", *TARGETS, changes=ALL_THREE)
+    outcome = fresh.dry_run(*TARGETS, changes=ALL_THREE)
     assert LEFT_OUT not in outcome.output
     assert fresh.plan(*TARGETS, changes=ALL_THREE)["encode_table"] == 3
 
 
 def test_adult_can_be_insisted_on(fresh: Project) -> None:
     changes = {"fairness": {**ALL_THREE["fairness"], "optional": []}}
-    assert LEFT_OUT not in fresh.snakemake("--dry-run", *TARGETS, changes=changes).output
+    assert LEFT_OUT not in fresh.dry_run(*TARGETS, changes=changes).output
     assert fresh.plan(*TARGETS, changes=changes)["encode_table"] == 3
 
 

@@ -110,14 +110,11 @@ def touch(path: Path) -> None:
         os.utime(each, (moment, moment))
 
 
-@pytest.mark.parametrize("form", ["folder", "archive", "arrays"])
+@pytest.mark.parametrize("form", ["folder", "arrays"])
 def test_a_few_lines_are_all_it_takes(fresh: Project, tmp_path: Path, form: str) -> None:
     if form == "folder":
         path, changes = tmp_path / "mine", overlay("image_folder", tmp_path / "mine")
         as_folder(path, images())
-    elif form == "archive":
-        path, changes = tmp_path / "mine.zip", overlay("image_folder", tmp_path / "mine.zip")
-        as_zip(path, images())
     else:
         path, changes = tmp_path / "mine.npz", overlay("arrays", tmp_path / "mine.npz")
         as_arrays(path)
@@ -130,20 +127,24 @@ def test_a_few_lines_are_all_it_takes(fresh: Project, tmp_path: Path, form: str)
 
     if form == "folder":
         as_folder(path, one_more(images()))
-    elif form == "archive":
-        as_zip(path, one_more(images()))
     else:
         as_arrays(path, len(CLASSES) * EACH + 1)
     assert fresh.plan(changes=changes) == EVERYTHING
 
 
 def test_a_folder_and_its_archive_are_the_same_data(fresh: Project, tmp_path: Path) -> None:
-    sources = as_folder(tmp_path / "mine", images()), as_zip(tmp_path / "mine.zip", images())
+    folder, archive = as_folder(tmp_path / "mine", images()), as_zip(tmp_path / "mine.zip", images())
     found = []
-    for source in sources:
+    for source in (folder, archive):
         fresh.complete("features", changes=overlay("image_folder", source))
         found.append(fresh.checksums("data/features/mine")["data/features/mine/none-14px/features.npy"])
     assert found[0] == found[1]
+
+    changes = overlay("image_folder", archive)
+    touch(archive)
+    assert fresh.plan(changes=changes).keys() == EVERYTHING.keys() - {"extract_features"}
+    as_zip(archive, one_more(images()))
+    assert fresh.plan(changes=changes) == EVERYTHING
 
 
 def test_what_is_made_can_be_used_without_the_source(fresh: Project, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def standing_in(project: Tiny, folder: Path, command: str, script: str) -> Tiny:
 @pytest.mark.network
 @pytest.mark.parametrize("profile", ["slurm", "generic", "kubernetes"])
 def test_every_profile_plans_the_same(project: Tiny, profile: str) -> None:
-    output = project.run("snakemake", "--dry-run", "--profile", f"profiles/{profile}")
+    output = project.dry_run("--profile", f"profiles/{profile}")
     assert planned_jobs(output) == ALL_JOBS
 
 
@@ -91,7 +91,7 @@ def test_gpus_are_asked_for_where_the_config_says_so(project: Tiny, device: str,
         config["features"]["device"] = config["attack"]["device"] = device
 
     project.configure(choose)
-    output = project.run("snakemake", "--dry-run", "--profile", "profiles/slurm")
+    output = project.dry_run("--profile", "profiles/slurm")
     computing = ("extract_features", "attack", "compute_gradient_norms")
     for rule in computing:
         (resources,) = re.findall(rf"^rule {rule}:\n(?: .*\n)* +resources: (.*)", output, re.MULTILINE)

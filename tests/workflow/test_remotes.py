@@ -128,7 +128,7 @@ def test_pulled_features_are_where_a_run_begins(remote: Remote, tmp_path: Path) 
     # As workflow/presets/from_features.yaml says.
     project.run("dvc", "pull", "data/features", ".snakemake/metadata")
     overlay = ("--configfile", "workflow/presets/from_features.yaml")
-    said = project.run("snakemake", "--dry-run", *overlay)
+    said = project.dry_run(*overlay)
     assert not BEFORE_THE_MODEL & ran(said).keys()
     assert {"train_model", "attack", "summarise_attacks"} <= ran(said).keys()
     assert not (project.root / "data/downloads").exists()
@@ -230,7 +230,7 @@ def test_a_damaged_record(clone: Tiny) -> None:
     records = (clone.root / ".snakemake/metadata").iterdir()
     record = next(path for path in records if '"rule":"train_model"' in path.read_text().replace(": ", ":"))
     record.write_bytes(record.read_bytes()[:100])
-    said = clone.run("snakemake", "--dry-run")
+    said = clone.dry_run()
     assert f"corrupted or currently written metadata record {record}" in said
     assert "train_model" in said
     clone.run("dvc", "checkout", "--force")

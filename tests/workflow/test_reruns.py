@@ -279,7 +279,7 @@ rule loose:
 )
 def test_a_rule_that_does_not_state_its_code_is_refused(fresh: Project, work: str) -> None:
     fresh.edit("workflow/rules/figures.smk", lambda text: text + LOOSE + work)
-    outcome = fresh.snakemake("--dry-run")
+    outcome = fresh.dry_run()
     assert outcome.status != 0
     assert "rule loose must run a script and have a param `code`" in outcome.output
 

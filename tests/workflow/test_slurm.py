@@ -20,8 +20,7 @@ from slurm import NotAvailable, single_node
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 INTERRUPTION = Path(__file__).parent / "interruption"
-PATIENCE = 600.0  # seconds
-AT_MOST = 480.0  # seconds for the smoke preset
+PATIENCE = 1800.0  # seconds, on a machine that is busy with other tests
 FOLDERS = ("results", "data")
 
 
@@ -133,10 +132,8 @@ def test_a_run_gives_the_bytes_of_a_local_run(
     slurm: Slurm, smoke_run: Project, snapshot: Path, mirror: Path, tmp_path: Path
 ) -> None:
     project = Project(snapshot, mirror).copy(tmp_path / "project")
-    begun = time.monotonic()
     outcome = slurm.snakemake(project)
     assert outcome.status == 0, outcome.output
-    assert time.monotonic() - begun < AT_MOST
     expected, found = smoke_run.checksums(*FOLDERS), project.checksums(*FOLDERS)
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == []
@@ -174,13 +171,12 @@ def test_a_job_cancelled_from_outside(
     assert unfinished.checksums(*FOLDERS) == expected
 
 
-def test_a_killed_job_is_tried_again_with_more_memory(
+def test_a_job_out_of_memory_is_killed_and_tried_again_with_more(
     slurm: Slurm, smoke_run: Project, unfinished: Project
 ) -> None:
-    outcome = slurm.snakemake(unfinished, "--retries", "1", INTERRUPT="summarise_attacks:2:kill")
-    assert outcome.status != 0
-    assert slurm.jobs(outcome, "%m") == ["1000M", "2000M"], outcome.output
-    assert not (unfinished.root / RESULTS / "metrics.json").exists()
-    # The next run, here a local one, ends as if nothing had been.
-    unfinished.complete()
+    # More than the 1000 MB that the rule asks for at first, less than the 2000 MB of the second attempt.
+    outcome = slurm.snakemake(unfinished, "--retries", "1", INTERRUPT="summarise_attacks:2:exceed")
+    assert slurm.jobs(outcome, "%m")[:2] == ["1000M", "2000M"], outcome.output
+    assert "Error in rule summarise_attacks:" in outcome.output
+    assert outcome.status == 0, outcome.output
     assert named(unfinished.checksums(*FOLDERS)) == smoke_run.checksums(*FOLDERS)

@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 import yaml
+from forked import dry_run
 from PIL import Image
-from runs import UNSET, Outcome, once, planned_jobs, run
+from runs import TIMEOUT, UNSET, Outcome, once, planned_jobs, run
 
 ARCHIVE = "tiny.zip"
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -126,7 +127,13 @@ class Tiny:
 
     def plan(self) -> dict[str, int]:
         """What a dry run says will be done: rule → number of jobs."""
-        return planned_jobs(self.run("snakemake", "--dry-run"))
+        return planned_jobs(self.dry_run())
+
+    def dry_run(self, *arguments: str) -> str:
+        """A dry run of Snakemake, to success; what it printed."""
+        status, output = dry_run(arguments, self.root, self.environment(), TIMEOUT)
+        assert status == 0, output
+        return output
 
     def checksums(self) -> dict[str, str]:
         """Path → sha256 of every file that was computed."""

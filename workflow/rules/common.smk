@@ -191,7 +191,9 @@ ATTACK_KEYS = [
     "monitor_every",
     "tolerance",
     "memory_gb",
-    "products",
+    "solver",
+    # Of a solver that is not used nothing is read.
+    *(["lissa_batch", "lissa_depth", "lissa_scale"] if ATTACK["solver"] == "lissa" else ["products"]),
     "publish",
 ]
 
@@ -239,6 +241,9 @@ def classes(dataset):
 
 # Steps of all lanes of an attack job: what its time grows with.
 LANE_STEPS = ATTACK["targets_per_block"] * len(ATTACK["learning_rates"]) * ATTACK["steps"]
+if ATTACK["solver"] == "lissa":
+    # Its rows of a solve, where conjugate gradients take a few passes over thousands.
+    LANE_STEPS *= max(1, ATTACK["lissa_depth"] * ATTACK["lissa_batch"] / 20000)
 
 
 def block_places(block):

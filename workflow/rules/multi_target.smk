@@ -8,6 +8,7 @@ MULTI = CONFIG["multi_target"]
 rule attack_sets:
     input:
         **ATTACK_INPUT,
+        influence=rules.compute_influence.output.influence,
     output:
         trajectory=f"{set_attacks('{dataset}', '{radius}', '{size}')}.trajectories.parquet",
         published=f"{set_attacks('{dataset}', '{radius}', '{size}')}.parquet",

@@ -147,7 +147,7 @@ rule validate_rankings:
         "../../envs/conda.yaml"
     threads: 2
     resources:
-        mem_mb=memory(10, base=3000),
+        mem_mb=memory(10, base=4000),
         runtime=minutes(60, per_class=0.2),
     params:
         code=code_of("validate_rankings"),

@@ -144,6 +144,7 @@ rule summarise_attacks:
                 "attack.steps",
                 "attack.radii",
                 "attack.learning_rates",
+                "attack.solver",
             ),
             "features": {
                 dataset: {key: definition(dataset)["features"][key] for key in FEATURES_NAMED}

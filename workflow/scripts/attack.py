@@ -22,7 +22,8 @@ snakemake: Snakemake  # put here by Snakemake
 
 with job(snakemake):
     cfg = {**snakemake.params.cfg, "attack.device": snakemake.resources.device}
-    setting = load_attack_setting(snakemake.input.features, snakemake.input.split, snakemake.input.model, cfg)
+    files = (snakemake.input.features, snakemake.input.split, snakemake.input.model)
+    setting = load_attack_setting(*files, cfg, *snakemake.wildcards)
     plan = Plan.of(
         cfg,
         objective=snakemake.wildcards.objective,

@@ -1,6 +1,7 @@
 """Attack the influence ranks of sets of training samples: all sets of one size, one radius."""
 
 import numpy as np
+import pandas as pd
 import torch
 from snakemake.iocontainers import Snakemake
 
@@ -27,11 +28,13 @@ with job(snakemake) as log:
     cfg = {**snakemake.params.cfg, "attack.device": snakemake.resources.device}
     size, radius = int(snakemake.wildcards.size), float(snakemake.wildcards.radius)
     files = (snakemake.input.features, snakemake.input.split, snakemake.input.model)
-    setting = load_attack_setting(*files, cfg)
+    setting = load_attack_setting(*files, cfg, "sets", *snakemake.wildcards)
     metadata = read_json(snakemake.input.metadata)
     honest = {half: metadata[f"accuracy_{half}"] for half in ("shared", "pristine")}
     plan = Plan.of(cfg, objective=cfg["objective"], radius=radius, ranks=cfg["multi_target.ranks"])
     samples = len(setting.train_index)
+    influence = pd.read_parquet(snakemake.input.influence).set_index("index")
+    honest_rank = influence.loc[setting.train_index, "rank"].to_numpy()
     rows = draw_sets(samples, size=size, sets=cfg["multi_target.sets"], seed=cfg["seed"])
     lanes = [
         SetLane(number, seed, rate)
@@ -66,8 +69,15 @@ with job(snakemake) as log:
     )[: len(reached)]
     exact = load_exact_setting(*files, cfg)
     checked = evaluate(exact.calculator, exact.basis, theta, rows[reached["set"].to_numpy(dtype=int)])
-    budget = cfg["attack.accuracy_budget"]
-    published = judge_sets(chosen, choices, lanes, checked, size=size, honest=honest, budget=budget)
+    published = judge_sets(
+        chosen,
+        choices,
+        lanes,
+        checked,
+        honest_rank=honest_rank[rows],
+        honest=honest,
+        budget=cfg["attack.accuracy_budget"],
+    )
     write_table(snakemake.output.trajectory, SET_TRAJECTORY_COLUMNS, trajectories)
     write_table(snakemake.output.published, SET_PUBLISHED_COLUMNS, published)
     write_arrays(snakemake.output.models, {"theta": theta})

@@ -20,7 +20,7 @@ with job(snakemake) as log:
     columns = {"index": setting.train_index}
     for suffix, half in (("", problem.shared), ("_pristine", problem.pristine)):
         score, solution = calculator.score(train, half.at(theta), tolerance=tolerance)
-        solution.require(what="the influence solve", key="influence.tolerance")
+        solution.require("influence.tolerance", "influence.damping", "model.l2", what="the influence solve")
         columns[f"influence{suffix}"] = (calculator.rank_sign * score[:, 0]).numpy()
         columns[f"rank{suffix}"] = ranks(score)[:, 0].numpy()
         log.info("%d products, relative residual %.1e", solution.iterations, solution.residual)

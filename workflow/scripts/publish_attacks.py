@@ -9,11 +9,11 @@ from undue.files import read_json
 from undue.run.job import job
 from undue.tables import write_table
 from undue.valuation.calculator import load_exact_setting
+from undue.valuation.evaluate import confirm
 from undue.valuation.publish import (
     BY_STARTS_COLUMNS,
     PUBLISHED_COLUMNS,
     choose_by_starts,
-    confirm,
     gather,
     judge_by_starts,
     publish,

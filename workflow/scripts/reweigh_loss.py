@@ -9,7 +9,7 @@ from undue.device import choose_device
 from undue.run.job import job
 from undue.tables import write_table
 from undue.valuation.calculator import load_exact_setting
-from undue.valuation.publish import confirm
+from undue.valuation.evaluate import confirm
 from undue.valuation.reweighing import TRIAL_COLUMNS, Recipe, Trial, reweigh
 
 snakemake: Snakemake  # put here by Snakemake

@@ -1,4 +1,4 @@
-"""What an attack holds: for packing attacks side by side, and for the estimate of what a run will cost.
+"""What large things hold: for packing attacks side by side, and for the estimate of what a run will cost.
 
 It imports no more than Python has, so that an estimate needn't wait for torch.
 """
@@ -6,6 +6,9 @@ It imports no more than Python has, so that an estimate needn't wait for torch.
 from __future__ import annotations
 
 from collections.abc import Iterator
+
+# Parameters of a head, at most, of which a Hessian is factorised: its matrix takes 1 GB in single precision.
+FACTORISED = 16_000
 
 
 def numbers_per_lane(*, train: int, test: int, d: int, k: int, targets: int = 1, kept: int = 3) -> int:

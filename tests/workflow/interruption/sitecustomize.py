@@ -2,7 +2,7 @@
 
 INTERRUPT=<rule>:<n>:<how> means: when the rule's script has written its n-th file, but has not yet given it
 its name, then `kill` the script with SIGKILL, or `stall`: leave the process number in the file
-INTERRUPT_NOTE and wait until that file is gone.
+INTERRUPT_NOTE and wait until that file is gone, or `exceed`: hold a gigabyte for a while and go on.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ if "INTERRUPT" in os.environ:
             return
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if how == "exceed":
+            held = b"x" * 10**9
+            time.sleep(10)
+            del held
+            return
         note = Path(os.environ["INTERRUPT_NOTE"])
         note.write_text(str(os.getpid()), encoding="utf-8")
         while note.exists():

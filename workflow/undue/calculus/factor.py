@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from undue.calculus.objective import Objective
 from undue.calculus.solvers import Operator, Solution, dense_matrix
 from undue.calculus.spectrum import require_positive_definite
 
+# What single precision may do to a Hessian's smallest eigenvalues, as a share of the mean ‖x‖².
+SINGLE_ROUNDING = 1e-6
 # Rows of features whose products with the links' curvatures are held at once.
 CHUNK_ROWS = 2048
 
@@ -79,13 +81,21 @@ class Factor:
         return _factorised((matrix + matrix.T) / 2, like, damping=damping, key=key)
 
     @classmethod
-    def of_head(cls, objective: Objective[LinearRisk], theta: Tensor, damping: float = 0.0) -> Factor:
+    def of_head(
+        cls,
+        objective: Objective[LinearRisk],
+        theta: Tensor,
+        damping: float = 0.0,
+        *,
+        key: str = "influence.damping",
+    ) -> Factor:
         """Factorise H_δ of a linear head from Gram products of its features: far fewer than p products.
 
         Args:
             objective: what the head is trained on.
             theta: θ (d, k, 1).
             damping: δ.
+            key: the config key of δ, for the error's advice.
 
         Raises:
             ValueError: several lanes.
@@ -96,7 +106,7 @@ class Factor:
         matrix = head_hessian(objective.risk, theta, objective.weights.reshape(-1))
         diagonal = (objective.ridge() + damping).expand_as(theta).reshape(-1)
         matrix.diagonal().add_(diagonal)
-        return _factorised(matrix, theta, damping=damping, key="influence.damping")
+        return _factorised(matrix, theta, damping=damping, key=key)
 
     def divide(self, b: Tensor) -> Tensor:
         """H⁻¹b for right-hand sides side by side as lanes (d, k, m), without a check."""
@@ -120,6 +130,56 @@ class Factor:
         )
         iterations = torch.full_like(residual, len(self.matrix), dtype=torch.int64)
         return Solution(x, residual, iterations, tolerance)
+
+
+@dataclass(frozen=True)
+class Nearby:
+    """Preconditions by the factorised Hessian of a near objective, one for all lanes.
+
+    Hessians of models without single samples differ from it by little and low rank: few iterations are left.
+
+    Attributes:
+        cholesky: the Hessian's lower factor (p, p), in single precision for speed.
+    """
+
+    cholesky: Tensor
+
+    @classmethod
+    def of(cls, objective: Objective[LinearRisk], theta: Tensor) -> Nearby:
+        """From an objective and θ (d, k, 1) of any precision.
+
+        Raises:
+            UserError: the Hessian is not positive definite.
+        """
+        single = replace(objective, risk=objective.risk.to(torch.float32), weights=objective.weights.float())
+        size = float(objective.risk.x.square().sum(dim=1).mean())
+        return cls(
+            Factor.of_head(single, theta.float(), damping=SINGLE_ROUNDING * size, key="model.l2").cholesky
+        )
+
+    def __call__(self, r: Tensor) -> Tensor:
+        """H⁻¹r of the near Hessian (d, k, L)."""
+        flat = r.reshape(len(self.cholesky), r.shape[-1]).to(self.cholesky)
+        return torch.cholesky_solve(flat, self.cholesky).to(r).view_as(r)
+
+    def narrow(self, lanes: Tensor) -> Nearby:
+        """It is the same for any lanes."""
+        return self
+
+
+def dense(operator: Operator, b: Tensor, *, tolerance: float) -> Solution:
+    """Solve one lane by building H and factorising it: for small problems and oracles.
+
+    Args:
+        operator: v ↦ Hv; called with each of the p unit vectors.
+        b: right-hand side (d, k, 1).
+        tolerance: the residual that the answer is held to.
+
+    Raises:
+        ValueError: b has several lanes (each has a Hessian of its own).
+        UserError: H is not positive definite.
+    """
+    return Factor.of(operator, b).solve(b, tolerance=tolerance)
 
 
 def _factorised(matrix: Tensor, like: Tensor, *, damping: float, key: str) -> Factor:

@@ -25,6 +25,10 @@ CHUNK_NUMBERS = 1 << 18
 CHUNK_ROWS = 256
 # Below this many columns Xᵀz is several times slower than the transpose of zᵀX, for the library behind torch.
 NARROW = 256
+# Below this many the same holds of Xv, and reading X takes the time: a chunk then has this many bytes of
+# features, so that a Hessian product reads them from memory once and from the cache once.
+SLIM = 32
+SLIM_BYTES = 1 << 22
 
 
 class Link(Protocol):
@@ -272,8 +276,10 @@ class LinearPoint:
             self._state[rows] = risk.link.state(z, y)
 
     def _chunks(self) -> Iterator[slice]:
-        width = self.risk.shape[1] * self.lanes
+        x, width = self.risk.x, self.risk.shape[1] * self.lanes
         size = max(CHUNK_ROWS, CHUNK_NUMBERS // width)
+        if width < SLIM and not x.is_cuda:
+            size = max(CHUNK_ROWS, min(size, SLIM_BYTES // (x.shape[1] * x.element_size())))
         for start in range(0, self.risk.samples, size):
             yield slice(start, min(start + size, self.risk.samples))
 
@@ -284,8 +290,9 @@ class LinearPoint:
                     f"a projection on {len(v.outputs)} samples is used with {self.risk.samples} samples"
                 )
             return v.outputs[rows]
-        x = self.risk.x[rows]
-        return (x @ v.reshape(v.shape[0], -1)).view(len(x), *v.shape[1:])
+        x, columns = self.risk.x[rows], v.reshape(v.shape[0], -1)
+        z = x @ columns if columns.shape[1] >= SLIM else (columns.T.contiguous() @ x.T).T
+        return z.reshape(len(x), *v.shape[1:])
 
     def _add_features(self, total: Tensor, rows: slice, coefficients: Tensor) -> None:
         """total += X[rows]ᵀ coefficients."""

@@ -44,7 +44,7 @@ class Recipe:
         batch: rows of a mini-batch; all rows make it the deterministic Neumann series.
         depth: mini-batches t of one estimate.
         repeats: independent estimates r that are averaged.
-        scale: s, at least the largest eigenvalue of any mini-batch's damped Hessian.
+        scale: s, at least half the largest eigenvalue of any mini-batch's damped Hessian.
     """
 
     batch: int
@@ -53,9 +53,8 @@ class Recipe:
     scale: float
 
 
-# The attack's published code: about one pass over 1,000,000 rows, with damping 0.25.
+# The attack's published code: 1,000,000 rows.
 PUBLISHED = Recipe(batch=1024, depth=977, repeats=1, scale=25.0)
-PUBLISHED_DAMPING = 0.25
 
 
 def mini_batches(objective: Objective[Risk], theta: Tensor, damping: float = 0.0) -> MiniBatches:

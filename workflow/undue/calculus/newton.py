@@ -10,7 +10,7 @@ from torch import Tensor
 from undue.calculus.lanes import dot, norm
 from undue.calculus.linear import LinearRisk
 from undue.calculus.objective import Objective
-from undue.calculus.solvers import conjugate_gradient
+from undue.calculus.solvers import Preconditioner, conjugate_gradient
 from undue.errors import UserError
 
 # Sufficient decrease of the backtracking line search (Nocedal & Wright 2006, Eq. 3.6a).
@@ -59,6 +59,7 @@ def newton(
     *,
     moments: Tensor,
     gradient_norm: float | Tensor,
+    preconditioner: Preconditioner | None = None,
     max_steps: int = 100,
 ) -> Minimum:
     """Minimise a convex objective of every lane until ‖∇R‖ ≤ `gradient_norm`.
@@ -72,6 +73,7 @@ def newton(
         start: where to begin (d, k, L).
         moments: mean squares of the features (d,), for the preconditioner.
         gradient_norm: ‖∇R‖ to reach, one number or one per lane (L,).
+        preconditioner: a better one, for all steps.
         max_steps: give up after so many steps; the result then says so by its gradient norm.
     """
     point = objective.risk.at(start)
@@ -85,7 +87,7 @@ def newton(
             objective.hessian(point),
             -gradient * active,
             tolerance=torch.clamp(torch.sqrt(size), max=0.1),
-            preconditioner=objective.preconditioner(point, moments),
+            preconditioner=preconditioner or objective.preconditioner(point, moments),
         )
         direction = solution.x
         slope = dot(gradient, direction)

@@ -43,43 +43,6 @@ class Preconditioner(Protocol):
         """The preconditioner of the chosen lanes alone, index (m,)."""
 
 
-@dataclass(frozen=True)
-class Principal:
-    """Preconditions by a few conjugate gradient steps in the last rows, and by the diagonal elsewhere.
-
-    For Hessians that are large in few directions, which an eigenbasis of the features puts last: products in
-    these rows alone cost a fraction of a whole one.
-
-    Attributes:
-        block: H on the last rows, vectors (m, k, L).
-        rows: m.
-        diagonal: approximates that of H, positive (d, k, L).
-        steps: of conjugate gradients on the block.
-    """
-
-    block: LaneOperator
-    rows: int
-    diagonal: Tensor
-    steps: int
-
-    def __call__(self, r: Tensor) -> Tensor:
-        """See the class."""
-        z = r / self.diagonal
-        z[-self.rows :] = conjugate_gradient(
-            self.block,
-            r[-self.rows :],
-            tolerance=0.0,
-            preconditioner=self.diagonal[-self.rows :],
-            max_iterations=self.steps,
-            verify=False,
-        ).x
-        return z
-
-    def narrow(self, lanes: Tensor) -> Principal:
-        """Of the chosen lanes alone."""
-        return Principal(self.block.narrow(lanes), self.rows, self.diagonal[..., lanes], self.steps)
-
-
 # The recursive residual is believed while it may be off by this share of the tolerance.
 DRIFT_IGNORED = 0.1
 # Refinement aims at this share of the tolerance, so that rounding does not cost another round.
@@ -112,8 +75,12 @@ class Solution:
         """Which lanes meet the tolerance (L,); a residual that is not a number does not."""
         return self.residual <= self.tolerance
 
-    def require(self, *, what: str, key: str) -> None:
+    def require(self, *keys: str, what: str) -> None:
         """Insist on the tolerance.
+
+        Args:
+            keys: of the config, each of which makes it easier if raised; the first is where it went wrong.
+            what: what the solve was for.
 
         Raises:
             UserError: a lane missed it.
@@ -122,8 +89,8 @@ class Solution:
             raise UserError(
                 f"{what} stopped at a relative residual of {float(self.residual.max()):.1e} "
                 f"after {int(self.iterations.max())} Hessian products",
-                where=key,
-                remedy=f"raise {key}, or influence.damping or model.l2 (both make the solves easier)",
+                where=keys[0],
+                remedy=f"raise {' or '.join(keys)}",
             )
 
 
@@ -335,6 +302,7 @@ def refine(
     tolerance: float,
     start: Projection | None = None,
     preconditioner: Tensor | Preconditioner | None = None,
+    inner_dtype: torch.dtype | None = None,
 ) -> Solution:
     """Solve by iterative refinement (Higham 2002, ch. 12): corrections from an inner, cheaper solve.
 
@@ -350,7 +318,8 @@ def refine(
         inner_limit: the least relative residual that `inner` is asked for.
         tolerance: relative residual to reach.
         start: where to begin, zero if not given.
-        preconditioner: see `conjugate_gradient`.
+        preconditioner: of the inner solve, see `conjugate_gradient`.
+        inner_dtype: precision of the inner solve, that of b if not given.
 
     Returns:
         The solution with its outputs; `iterations` counts products with `inner`.
@@ -367,12 +336,12 @@ def refine(
             break
         correction = conjugate_gradient(
             inner,
-            r * active,
+            (r * active).to(inner_dtype or r.dtype),
             tolerance=(AIM * tolerance / residual).clamp(min=inner_limit),
             preconditioner=preconditioner,
             verify=False,
         )
-        trial = project(x.vector + correction.x)
+        trial = project(x.vector + correction.x.to(b))
         trial_r = b - operator(trial)
         reached = norm(trial_r) / scale
         moving &= reached < residual / 2
@@ -389,28 +358,6 @@ def _pick(lanes: Tensor, chosen: Projection, other: Projection) -> Projection:
     return Projection(
         torch.where(lanes, chosen.vector, other.vector), torch.where(lanes, chosen.outputs, other.outputs)
     )
-
-
-def dense(operator: Operator, b: Tensor, *, tolerance: float) -> Solution:
-    """Solve one lane by building H and factorising it (Cholesky): for small problems and oracles.
-
-    Args:
-        operator: v ↦ Hv; called with each of the d·k unit vectors.
-        b: right-hand side (d, k, 1).
-        tolerance: the residual that the answer is held to.
-
-    Raises:
-        ValueError: b has several lanes (each has a Hessian of its own).
-        torch.linalg.LinAlgError: H is not positive definite.
-    """
-    if b.shape[-1] != 1:
-        raise ValueError("the dense solver takes one lane at a time")
-    matrix = dense_matrix(operator, b)
-    factor = torch.linalg.cholesky((matrix + matrix.T) / 2)
-    x = torch.cholesky_solve(b.reshape(-1, 1), factor)
-    x = x.view_as(b)
-    residual = norm(b - (matrix @ x.reshape(-1, 1)).view_as(b)) / _scale(b)
-    return Solution(x, residual, torch.tensor([b.numel()], device=b.device), tolerance)
 
 
 def _scale(b: Tensor) -> Tensor:

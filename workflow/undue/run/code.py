@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def _digest(path: Path) -> str:
 @cache
 def _local_imports(path: Path, root: Path) -> tuple[Path, ...]:
     found: dict[Path, None] = {}
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
+    for node in _statements(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -62,6 +63,17 @@ def _local_imports(path: Path, root: Path) -> tuple[Path, ...]:
         for name in names:
             found.update(dict.fromkeys(_module_files(name, root)))
     return tuple(found)
+
+
+def _statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """All statements below a node, at any depth; expressions, which are most of a tree, hold none."""
+    for name in node._fields:
+        inner = getattr(node, name, None)
+        for each in inner if isinstance(inner, list) else ():
+            if isinstance(each, ast.stmt):
+                yield each
+            if isinstance(each, (ast.stmt, ast.ExceptHandler, ast.match_case)):
+                yield from _statements(each)
 
 
 def _absolute(node: ast.ImportFrom, path: Path, root: Path) -> str:

@@ -30,7 +30,7 @@ from scipy.optimize import nnls
 from undue.data.registry import Entry, read_registry
 from undue.errors import UserError
 from undue.files import atomic, read_json
-from undue.packing import numbers_per_lane
+from undue.packing import FACTORISED, numbers_per_lane
 from undue.run.config import validate
 from undue.run.history import History, Job
 
@@ -252,6 +252,10 @@ def _attack(job: Job, setting: Setting, size: Sizes) -> Terms:
     attack, lanes = setting.config["attack"], _lanes(job, setting)
     walked = _passes(size, lanes * (attack["steps"] + 1))
     packs = math.ceil(lanes * _lane(job, size) / (attack["memory_gb"] * 1e3))
+    if attack["solver"] == "lissa":
+        # A step's two solves, in passes; a step by conjugate gradients is about as long as ten.
+        longer = max(1, 2 * attack["lissa_depth"] * attack["lissa_batch"] / size.train / 10)
+        walked, packs = longer * walked, longer * packs
     return {
         # Reading the features, once for all lanes side by side: what few lanes cost most.
         "walks": packs * (attack["steps"] + 1) * size.train * size.d / 1e9,
@@ -396,13 +400,26 @@ def _validate_network(job: Job, setting: Setting) -> Costs:
     )
 
 
-def _validate_rankings(job: Job, setting: Setting, size: Sizes) -> Terms:
+def _validate_rankings(job: Job, setting: Setting) -> Costs:
+    size = sizes(setting, job.wildcards["dataset"])
     # By θ* and by every manipulated model, if each target has one; and as many samples at random.
     rankings, samples = (
         1 + setting.config["attack"]["targets"],
         setting.config["validation"]["ranking_samples"],
     )
-    return {"models": _passes(size, min((2 * rankings + 1) * samples, size.train))}
+    models, parameters = min((2 * rankings + 1) * samples, size.train), size.d * size.k
+    work, held = {"models": _passes(size, models)}, 0.0
+    if parameters <= FACTORISED:
+        work = {
+            "factor": (size.train * parameters**2 + parameters**3) / 1e9,
+            "divisions": models * parameters**2 / 1e9,
+        }
+        held = 4 * parameters**2 / 1e6
+    return Costs(
+        {"job": 1, "gram": _gram(size), **work},
+        {"job": 1, "features": _matrix(size), "factor": held},
+        {"job": 1},
+    )
 
 
 FORMULAS: Mapping[str, Callable[[Job, Setting], Costs]] = {
@@ -439,7 +456,7 @@ FORMULAS: Mapping[str, Callable[[Job, Setting], Costs]] = {
     "validate_hinge": _on_images(_pair, _validate_hinge),
     "validate_logistic": _on_images(_pair, _validate_logistic),
     "validate_network": _validate_network,
-    "validate_rankings": _on_features(_validate_rankings, _none),
+    "validate_rankings": _validate_rankings,
 }
 """The rules whose cost depends on more than the number of their input files."""
 

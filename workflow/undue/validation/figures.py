@@ -85,7 +85,9 @@ def influence_parts(parts: pd.DataFrame, shown: Mapping[str, np.ndarray]) -> Fig
             (1, COLOURS[2], "the test image's label"),
         ):
             part = parts[parts["same_label"] == same]
-            axis.plot(part[name], part["influence"], "o", ms=2, alpha=0.6, mew=0, color=colour, label=label)
+            # As pixels in the .svg, too: there may be 100,000 of them.
+            look: dict[str, Any] = {"ms": 2, "alpha": 0.6, "mew": 0, "rasterized": True}
+            axis.plot(part[name], part["influence"], "o", color=colour, label=label, **look)
         axis.set_xlabel(title)
         if place == 0:
             axis.set_ylabel("influence")
@@ -95,7 +97,7 @@ def influence_parts(parts: pd.DataFrame, shown: Mapping[str, np.ndarray]) -> Fig
         side = math.isqrt(len(pixels))
         axis.imshow(pixels.reshape(side, side), cmap="gray_r", vmin=0, vmax=1)
         axis.set_axis_off()
-        axis.set_title(title, fontsize=7)
+        axis.set_title(title.replace(": ", ":\n"), fontsize=7)
     return figure
 
 
@@ -142,7 +144,9 @@ def damping_curves(agreements: pd.DataFrame, *, damping: float) -> Figure:
             label = f"{dataset}: {chosen}"
             _curve(left, part, label=label, **look)
             _curve(middle, part, label=label, statistic="spearman", **look)
-            right.plot(part["level"], part["slope"], marker="o", ms=3, label=label, **look)
+            # A prediction of the wrong direction has no size on this scale.
+            sizes = part["slope"].where(part["slope"] > 0)
+            right.plot(part["level"], sizes, marker="o", ms=3, label=label, **look)
     for axis, title in ((left, "Pearson's R"), (middle, "Spearman's ρ"), (right, "predicted / actual size")):
         axis.axvline(damping, color="0.8", lw=1, zorder=0)
         axis.set_xscale("symlog", linthresh=float(positive.min()) if len(positive) else 1.0)

@@ -51,7 +51,7 @@ DATAMODELLING_COLUMNS: Columns = {
     "subsets": (INT, "models trained, each on a random half"),
     "quantities": (INT, "test losses predicted"),
     "score": (FLOAT, "linear datamodelling score: mean rank correlation over the test losses"),
-    "score_low": (FLOAT, "lower end of its 95 % bootstrap interval over the subsets"),
+    "score_low": (FLOAT, "lower end of its 95 % jackknife interval over the subsets"),
     "score_high": (FLOAT, "upper end"),
     "chance": (FLOAT, "mean score of the same attributions dealt out to random samples"),
     "chance_low": (FLOAT, "lower end of the central 95 % of these scores"),
@@ -134,7 +134,7 @@ def hinge_pairs(
         gradient = one_loss(replace(test, link=SmoothHinge(t)), image).gradient(theta)
         factor = Factor.of_head(Objective(risk, l2), theta)
         values, solution = influence(risk.at(theta), gradient, factor.solve)
-        solution.require(what=f"influence by the smooth hinge, t = {t:g}", key="validation.hinge_l2")
+        solution.require("validation.hinge_l2", what=f"influence by the smooth hinge, t = {t:g}")
         found[t] = values[:, 0]
     positive = sorted(t for t in temperatures if t > 0) or [0]
     reference = positive[(len(positive) - 1) // 2]
@@ -238,7 +238,7 @@ def influence_parts(head: Head, image: int) -> dict[str, Tensor]:
     point, gradient = training.at(head.theta), one_loss(head.test, image).gradient(head.theta)
     signed = training.x * (2 * training.y - 1)[:, None]
     full, solution = influence(point, gradient, head.factor.solve)
-    solution.require(what="the logistic head's influence", key="validation.l2")
+    solution.require("validation.l2", what="the logistic head's influence")
     return {
         "influence": full[:, 0],
         "without_loss": -(signed @ solution.x[:, 0, 0]),
@@ -329,7 +329,7 @@ def early_pairs(
         factor = Factor.of_head(objective, theta)
         point = training.at(theta)
         influences, solution = influence(point, functional.gradient(theta), factor.solve)
-        solution.require(what=f"influence after {stop} steps", key="validation.l2")
+        solution.require("validation.l2", what=f"influence after {stop} steps")
         values = influences[:, 0]
         rows = head.most_influential(values, count)
         control, stepped = newton_effect(objective, theta, factor, rows)
@@ -435,7 +435,7 @@ def datamodelling(head: Head, *, dataset: str, subsets: int, quantities: int, se
     for name in VARIANTS:
         scores = torch.stack([part[name] for part in parts], dim=1).numpy()
         found = linear_datamodelling_score(
-            scores, members, outcomes, generator=stream(seed, "datamodelling", name), resamples=500
+            scores, members, outcomes, generator=stream(seed, "datamodelling", name)
         )
         rows.append(
             {

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from undue.agreement import FEWEST, NOTHING, pearson, spearman
+from undue.calculus.factor import Nearby
 from undue.calculus.functional import summed_loss
 from undue.calculus.influence import ranks
 from undue.calculus.newton import newton
 from undue.calculus.objective import Objective
 from undue.calculus.solvers import Solution
+from undue.packing import FACTORISED
 from undue.randomness import stream
 from undue.tables import FLOAT, INT, TEXT, Columns
 from undue.validation.pairs import DAMPING_VARIED, make_pairs
@@ -106,7 +108,7 @@ def rank(setting: Setting, theta: Tensor, *, radius: float, target: int, samples
     calculator = setting.calculator
     rotated = setting.basis.to_basis(theta.to(calculator.problem.train.x))
     score, solution = _score(calculator, rotated, RANK_TOLERANCE)
-    solution.require(what="ranking the samples", key="influence.damping")
+    solution.require("influence.damping", "model.l2", what="ranking the samples")
     order = np.argsort(ranks(score)[:, 0].numpy(), kind="stable")
     return Ranker(
         radius,
@@ -156,11 +158,13 @@ def retrain_without(
     calculator = setting.calculator
     training = calculator.problem.train
     objective = Objective(training, calculator.l2, regularise_bias=calculator.regularise_bias)
-    # Not with the Hessian of θ* for all: at a small λ single samples change it too much for that.
-    minimise = partial(newton, moments=calculator.moments)
+    theta = setting.basis.to_basis(setting.theta)
+    # Not by steps of θ*'s own Hessian: at a small λ single samples change it too much for that.
+    near = Nearby.of(objective, theta) if theta.numel() <= FACTORISED else None
+    minimise = partial(newton, moments=calculator.moments, preconditioner=near)
     effects = leave_one_out(
         objective,
-        setting.basis.to_basis(setting.theta),
+        theta,
         torch.from_numpy(rows),
         summed_loss(calculator.problem.shared),
         minimise,

@@ -70,7 +70,7 @@ def softmax_pairs(
     functional = one_loss(test, image)
     gradient = functional.gradient(theta)
     values, solution = influence(point, gradient, factor.solve)
-    solution.require(what="the softmax head's influence", key="validation.l2")
+    solution.require("validation.l2", what="the softmax head's influence")
     predicted = {EXACT: values[:, 0]}
     scale = curvature_bound(training, theta, batch) + l2
     for times in repeats:

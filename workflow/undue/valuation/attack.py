@@ -92,6 +92,7 @@ def attack_gradient(
     *,
     tolerance: float,
     start: Projection | None = None,
+    draw: tuple[str | int, ...] = (),
 ) -> Gradient:
     """The exact gradient of Σ_i weights_i score_i(θ), the weights held fixed.
 
@@ -102,10 +103,10 @@ def attack_gradient(
         u1: H_δ⁻¹v₁ (d, k, L), from the solve behind the scores.
         weights: ∂ℓ_attack/∂score (n, L).
         tolerance: relative residual of the solve for u₂.
-        start: where that solve begins.
+        start, draw: of that solve, see `Calculator.solve`.
     """
     u = calculator.rank_sign * weights
-    second = calculator.solve(train, train.grad(u), tolerance=tolerance, start=start)
+    second = calculator.solve(train, train.grad(u), tolerance=tolerance, start=start, draw=draw)
     each = score.new_full((train.risk.samples,), 1 / train.risk.samples)
     gradient = train.bilinear_grad(u1, second.projection or second.x, u, each)
     gradient -= test.hvp(second.x, score.new_ones(test.risk.samples))
@@ -259,6 +260,7 @@ def attack(
     packs = list(packed(calculator.problem, len(lanes), plan.memory, kept=len(plan.ranks)))
     progress = Progress(logger, len(packs) * (plan.steps + 1), "steps")
     parts: list[tuple[Trajectories, Candidates]] = []
+    invalid = 0
     for pack in packs:
         walk = Walk(calculator, basis, theta, begin[..., pack], target[:, pack], rates[pack], plan)
         kept = _Kept(plan, begin[..., pack])
@@ -268,11 +270,13 @@ def attack(
             iterate = walk.take(monitor=last or step % plan.monitor_every == 0, last=last)
             kept.offer(iterate, last=last)
             iterates.append(iterate.record())
+            refuse_invalid(invalid + int((~walk.valid).sum()), len(lanes), plan.tolerance)
             progress.update(len(parts) * (plan.steps + 1) + step + 1, kept.describe())
         joined = {name: np.stack([record[name] for record in iterates]) for name in iterates[0]}
         parts.append((Trajectories(**joined), kept.candidates(walk.valid, offset=pack.start)))
+        invalid += int((~walk.valid).sum())
     trajectories = _join([part for part, _ in parts], axis=1)
-    check_valid(trajectories.valid[-1], plan.tolerance)
+    warn_of_invalid(invalid, len(lanes))
     return trajectories, _join([part for _, part in parts], axis=0)
 
 
@@ -368,7 +372,9 @@ class Walk:
         rotated = self._basis.to_basis(theta)
         train = problem.train.at(rotated)
         shared, pristine = problem.shared.at(rotated), problem.pristine.at(rotated)
-        score, first = self._calculator.score(train, shared, tolerance=plan.tolerance, start=self.u1)
+        score, first = self._calculator.score(
+            train, shared, tolerance=plan.tolerance, start=self.u1, draw=("u1", self._step)
+        )
         self.u1 = first.projection
         self.valid = self.valid & first.converged
         rank = _ranks_of(score, self._target)
@@ -413,6 +419,7 @@ class Walk:
             weights,
             tolerance=self._plan.tolerance,
             start=self.u2,
+            draw=("u2", self._step),
         )
 
     def _move(self, gradient: Tensor) -> None:
@@ -432,7 +439,9 @@ class Walk:
         if not everyone:
             train, pristine = train.narrow(lanes), pristine.narrow(lanes)
             start = start and Projection(start.vector[..., lanes], start.outputs[..., lanes])
-        score, solution = self._calculator.score(train, pristine, tolerance=self._plan.tolerance, start=start)
+        score, solution = self._calculator.score(
+            train, pristine, tolerance=self._plan.tolerance, start=start, draw=("pristine", self._step)
+        )
         if everyone:
             self._pristine = solution.projection
         # Not monitored, rather than wrong, where the solve missed its tolerance.
@@ -520,22 +529,25 @@ def _join(parts: Sequence[Arrays], *, axis: int) -> Arrays:
     return replace(parts[0], **joined)
 
 
-def check_valid(valid: np.ndarray, tolerance: float) -> None:
-    """Warn of invalid lanes, and refuse more than 1 % of them; one is let pass however few there are.
+def warn_of_invalid(invalid: int, lanes: int) -> None:
+    """Say how many lanes count as failures for a solve that missed its tolerance."""
+    if invalid:
+        logger.warning("%d of %d lanes are invalid and count as failures", invalid, lanes)
+
+
+def refuse_invalid(invalid: int, lanes: int, tolerance: float) -> None:
+    """Refuse more than 1 % of invalid lanes, as soon as there are; one is let pass however few there are.
 
     Raises:
-        UserError: that many of the lanes (L,) are not valid.
+        UserError: that many of the lanes are invalid already.
     """
-    invalid = ~valid
-    share = float(invalid.mean())
-    if invalid.any():
-        logger.warning("%d of %d lanes are invalid and count as failures", invalid.sum(), len(invalid))
-    if invalid.sum() > 1 and share > INVALID_LANES_ALLOWED:
+    share = invalid / lanes
+    if invalid > 1 and share > INVALID_LANES_ALLOWED:
         raise UserError(
             f"{share:.0%} of the attacks had a solve that missed the relative residual {tolerance:g}",
             where="attack.tolerance",
             remedy="raise influence.damping or model.l2 (both make the solves easier), or attack.tolerance; "
-            "or set attack.products to float32",
+            "or set attack.products to float32; attack.solver: lissa needs a tolerance of 0.2 or so",
         )
 
 

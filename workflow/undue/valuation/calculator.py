@@ -15,11 +15,14 @@ from undue.arrays import read_arrays
 from undue.calculus.basis import Eigenbasis
 from undue.calculus.influence import influence, ranks
 from undue.calculus.linear import Bfloat16, LinearPoint, Projection
+from undue.calculus.lissa import Recipe, lissa, mini_batches
 from undue.calculus.objective import Objective
-from undue.calculus.solvers import COARSE_LIMIT, Principal, Solution, conjugate_gradient, refine
+from undue.calculus.principal import Principal
+from undue.calculus.solvers import COARSE_LIMIT, Solution, conjugate_gradient, refine
 from undue.data.problem import Problem, load_problem
 from undue.device import choose_device, takes_bfloat16
 from undue.files import read_json
+from undue.randomness import stream
 from undue.tables import FLOAT, INT, Columns
 
 # Principal directions of the features are solved for apart, in so many steps: those whose mean square is this
@@ -42,6 +45,21 @@ INFLUENCE_COLUMNS: Columns = {
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """Solves by LiSSA instead of conjugate gradients, as published.
+
+    Attributes:
+        recipe: batch, depth, repeats and scale.
+        seed: root of the random streams.
+        name: of the streams that mini-batches are drawn from: each attack job has its own.
+    """
+
+    recipe: Recipe
+    seed: int
+    name: tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
 class Calculator:
     """How training samples are valued: the honest calculator that attacker and buyer both use.
 
@@ -53,6 +71,7 @@ class Calculator:
         damping: δ, added to the Hessian.
         rank_sign: +1 ranks the highest influence first, −1 the lowest.
         copies: the training features in bfloat16, for faster solves to moderate tolerances.
+        estimate: how solves are estimated, where they are.
     """
 
     problem: Problem
@@ -62,6 +81,7 @@ class Calculator:
     damping: float
     rank_sign: int
     copies: Bfloat16 | None = None
+    estimate: Estimate | None = None
 
     @property
     def principal(self) -> int:
@@ -75,11 +95,36 @@ class Calculator:
         return self.problem.train.at(theta)
 
     def solve(
-        self, train: LinearPoint, b: Tensor, *, tolerance: float, start: Projection | None = None
+        self,
+        train: LinearPoint,
+        b: Tensor,
+        *,
+        tolerance: float,
+        start: Projection | None = None,
+        draw: tuple[str | int, ...] = (),
     ) -> Solution:
-        """H_δ⁻¹ b at the training point; `start` is the solution of a similar solve."""
+        """H_δ⁻¹ b at the training point.
+
+        Args:
+            train: where.
+            b: right-hand sides (d, k, L).
+            tolerance: relative residual.
+            start: the solution of a similar solve; estimates begin anew.
+            draw: which of all solves this is, for the mini-batches of an estimate.
+        """
         objective = Objective(self.problem.train, self.l2, regularise_bias=self.regularise_bias)
         exact, project = objective.hessian(train, self.damping), self.problem.train.project
+        if self.estimate is not None:
+            return lissa(
+                exact,
+                mini_batches(objective, train.theta, self.damping),
+                b,
+                samples=train.risk.samples,
+                recipe=self.estimate.recipe,
+                generator=stream(self.estimate.seed, "lissa", *self.estimate.name, *draw),
+                tolerance=tolerance,
+                key="attack.lissa_scale",
+            )
         diagonal = objective.preconditioner(train, DEPENDENCE * self.moments, self.damping)
         if self.copies is None:
             rows = self.principal
@@ -104,12 +149,18 @@ class Calculator:
         )
 
     def score(
-        self, train: LinearPoint, test: LinearPoint, *, tolerance: float, start: Projection | None = None
+        self,
+        train: LinearPoint,
+        test: LinearPoint,
+        *,
+        tolerance: float,
+        start: Projection | None = None,
+        draw: tuple[str | int, ...] = (),
     ) -> tuple[Tensor, Solution]:
-        """Rank sign times influence on the summed test loss (n, L), and the solve behind it."""
+        """Rank sign times influence on the summed test loss (n, L), and the solve behind it; see `solve`."""
         total = test.grad(torch.ones_like(test.losses()[:, 0]))
         values, solution = influence(
-            train, total, lambda b: self.solve(train, b, tolerance=tolerance, start=start)
+            train, total, lambda b: self.solve(train, b, tolerance=tolerance, start=start, draw=draw)
         )
         return self.rank_sign * values, solution
 
@@ -180,27 +231,39 @@ def load_exact_setting(
 
 
 def load_attack_setting(
-    features: str | Path, split: str | Path, model: str | Path, settings: Mapping[str, Any]
+    features: str | Path, split: str | Path, model: str | Path, settings: Mapping[str, Any], *name: str
 ) -> Setting:
-    """What an attack computes with: float32, on the device and with the products that the config asks for.
+    """What an attack computes with: float32, on the device, with the solver and products of the config.
 
     Args:
         features, split, model: as for `load_setting`.
-        settings: its settings, and attack.device, attack.products.
+        settings: its settings, and seed, attack.device, attack.solver, attack.lissa_…, attack.products.
+        name: which attack job it is for.
 
     Raises:
         UserError: CUDA is asked for and there is none.
     """
     device = choose_device(settings["attack.device"], key="attack.device")
-    return load_setting(
+    estimates = settings["attack.solver"] == "lissa"
+    setting = load_setting(
         features,
         split,
         model,
         settings,
         dtype=torch.float32,
         device=device,
-        coarse=takes_bfloat16(settings["attack.products"], device),
+        coarse=not estimates and takes_bfloat16(settings["attack.products"], device),
     )
+    if not estimates:
+        return setting
+    recipe = Recipe(
+        batch=settings["attack.lissa_batch"],
+        depth=settings["attack.lissa_depth"],
+        repeats=1,
+        scale=settings["attack.lissa_scale"],
+    )
+    estimate = Estimate(recipe, settings["seed"], name)
+    return replace(setting, calculator=replace(setting.calculator, estimate=estimate))
 
 
 def rank_samples(setting: Setting, theta: Tensor, *, tolerance: float) -> np.ndarray:
@@ -210,6 +273,6 @@ def rank_samples(setting: Setting, theta: Tensor, *, tolerance: float) -> np.nda
     score, solution = setting.calculator.score(
         setting.calculator.at(rotated), problem.shared.at(rotated), tolerance=tolerance
     )
-    solution.require(what="ranking the samples again", key="influence.damping")
+    solution.require("influence.damping", "model.l2", what="ranking the samples again")
     rank: np.ndarray = ranks(score)[:, 0].cpu().numpy()
     return rank

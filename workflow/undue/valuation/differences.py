@@ -131,6 +131,10 @@ def _ranking(settings: Mapping[str, Any]) -> list[str]:
     said = [
         f"The Hessian's damping δ is {damping:g}, {theirs} the paper's code; the paper doesn't mention it."
     ]
+    if settings["attack.solver"] == "lissa":
+        said.append("Solves in the attack are LiSSA's estimates, as in the paper's code.")
+    else:
+        said.append("Solves are exact to a stated residual; the paper's code estimates them by LiSSA.")
     if settings["influence.rank_sign"] == -1:
         said.append("Rank 1 lowers the test loss most; with the paper's sign it raises it most.")
     return said
@@ -140,7 +144,7 @@ def _counting(settings: Mapping[str, Any]) -> list[str]:
     return [
         f"The accuracy budget of {100 * settings['attack.accuracy_budget']:g} % is kept on the shared half, "
         "and the radius C chosen there; the accuracy lost is what the pristine half then says. The paper "
-        "reports the highest over C (the columns highest_ of the .csv file do, too).",
+        'reports the highest over C (the column "highest, pristine" does, too).',
         "All targets count, and the intervals are Wilson's at 95 %. The paper's code drops a target from the "
         f"denominator if no run at that C ranks it below {UNRANKED:,}: the last columns show what that would "
         "report.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 
 from undue.calculus.basis import Eigenbasis
@@ -59,3 +60,27 @@ def evaluate(calculator: Calculator, basis: Eigenbasis, theta: np.ndarray, rows:
             ranks[half][part] = found.T.cpu().numpy()
             accuracies[half][part] = test.accuracy().cpu().numpy()
     return Evaluation(ranks["shared"], ranks["pristine"], accuracies["shared"], accuracies["pristine"])
+
+
+def confirm(calculator: Calculator, basis: Eigenbasis, theta: np.ndarray, rows: np.ndarray) -> pd.DataFrame:
+    """Rank the one target of each model on both halves.
+
+    Args:
+        calculator: the calculator in float64, its problem rotated into `basis`.
+        basis: the basis of the calculator's problem.
+        theta: the models (m, d, outputs) in the original basis.
+        rows: training row of each model's target (m,).
+
+    Returns:
+        rank_shared, rank_pristine, accuracy_shared, accuracy_pristine (m rows); a rank is the last
+        one where a solve missed its tolerance.
+    """
+    found = evaluate(calculator, basis, theta, rows[:, None])
+    return pd.DataFrame(
+        {
+            "rank_shared": found.rank_shared[:, 0],
+            "accuracy_shared": found.accuracy_shared,
+            "rank_pristine": found.rank_pristine[:, 0],
+            "accuracy_pristine": found.accuracy_pristine,
+        }
+    )

@@ -58,7 +58,7 @@ def gradient_norms(setting: Setting, rows: np.ndarray, *, tolerance: float) -> n
     theta = setting.basis.to_basis(setting.theta.to(problem.train.x))
     # The ranking's solve is the same for all samples.
     score, first = calculator.score(calculator.at(theta), problem.shared.at(theta), tolerance=tolerance)
-    first.require(what="the influence solve", key="influence.damping")
+    first.require("influence.damping", "model.l2", what="the influence solve")
     norms = []
     for pack in np.array_split(rows, -(-len(rows) // LANES) or 1):
         lanes = theta.expand(-1, -1, len(pack)).contiguous()
@@ -73,6 +73,6 @@ def gradient_norms(setting: Setting, rows: np.ndarray, *, tolerance: float) -> n
             weights,
             tolerance=tolerance,
         )
-        found.solution.require(what="the gradient of an influence", key="influence.damping")
+        found.solution.require("influence.damping", "model.l2", what="the gradient of an influence")
         norms.append(norm(found.gradient).double().cpu().numpy())
     return np.concatenate(norms)

@@ -16,10 +16,7 @@ import numpy as np
 import pandas as pd
 
 from undue.arrays import read_rows
-from undue.calculus.basis import Eigenbasis
 from undue.tables import BOOL, FLOAT, INT, Columns
-from undue.valuation.calculator import Calculator
-from undue.valuation.evaluate import evaluate
 
 PUBLISHED_COLUMNS: Columns = {
     "target": (INT, "training sample attacked"),
@@ -106,30 +103,6 @@ def gather(chosen: pd.DataFrame, models: Sequence[str | Path]) -> tuple[pd.DataF
     numbered = reached[iterate].assign(theta=np.arange(len(reached), dtype=float))
     merged = chosen.drop(columns="theta").merge(numbered, on=iterate, how="left")
     return merged, np.concatenate(theta) if theta else read_rows(models[0], "theta", [])
-
-
-def confirm(calculator: Calculator, basis: Eigenbasis, theta: np.ndarray, rows: np.ndarray) -> pd.DataFrame:
-    """Evaluate models again in float64, apart from the attack that found them.
-
-    Args:
-        calculator: the calculator in float64, its problem rotated into `basis`.
-        basis: the basis of the calculator's problem.
-        theta: the models (m, d, outputs) in the original basis.
-        rows: training row of each model's target (m,).
-
-    Returns:
-        rank_shared, rank_pristine, accuracy_shared, accuracy_pristine (m rows); a rank is the last
-        one where a solve missed its tolerance.
-    """
-    found = evaluate(calculator, basis, theta, rows[:, None])
-    return pd.DataFrame(
-        {
-            "rank_shared": found.rank_shared[:, 0],
-            "accuracy_shared": found.accuracy_shared,
-            "rank_pristine": found.rank_pristine[:, 0],
-            "accuracy_pristine": found.accuracy_pristine,
-        }
-    )
 
 
 def judge(

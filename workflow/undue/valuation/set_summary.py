@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from undue.intervals import wilson
 from undue.plots import COLOURS
 from undue.tables import BOOL, FLOAT, INT, TEXT, Columns
+from undue.valuation.summary import number, percent, share
 
 MULTI_TARGET_COLUMNS: Columns = {
     "dataset": (TEXT, "data set"),
@@ -23,9 +23,12 @@ MULTI_TARGET_COLUMNS: Columns = {
     "chosen": (BOOL, "the C that brings most targets into the top k on the shared half"),
     "sets": (INT, "number of sets, all counted"),
     "in_top": (FLOAT, "mean |T ∩ top-k| on the shared half"),
+    "claimed": (FLOAT, "the same by the attack's own count, which float64 may not have confirmed"),
+    "in_top_honest": (FLOAT, "the same under θ*: there already, without an attack"),
     "of_places": (FLOAT, "|T ∩ top-k| / min(k, |T|)"),
-    "of_places_low": (FLOAT, "95 % Wilson interval, as if places were taken independently"),
-    "of_places_high": (FLOAT, "95 % Wilson interval, as if places were taken independently"),
+    "of_places_least": (FLOAT, "the same of the set with the fewest"),
+    "of_places_most": (FLOAT, "the same of the set with the most"),
+    "honest_of_places": (FLOAT, "|T ∩ top-k| / min(k, |T|) under θ*"),
     "of_targets": (FLOAT, "|T ∩ top-k| / |T|, the paper's words"),
     "of_top": (FLOAT, "|T ∩ top-k| / k"),
     "pristine_of_places": (FLOAT, "|T ∩ top-k| / min(k, |T|) on the pristine half"),
@@ -49,16 +52,18 @@ def multi_target(published: pd.DataFrame) -> pd.DataFrame:
         setup = dict(zip(keys, key, strict=True))
         size, k, sets = int(setup["size"]), int(setup["k"]), len(group)
         places = min(size, k)
-        hits = int(group["in_top_shared"].sum())
-        low, high = wilson(hits, places * sets)
+        hits, honest = int(group["in_top_shared"].sum()), int(group["in_top_honest"].sum())
         rows.append(
             {
                 **setup,
                 "sets": sets,
                 "in_top": hits / sets,
+                "claimed": group["claimed"].mean(),
+                "in_top_honest": honest / sets,
                 "of_places": hits / (places * sets),
-                "of_places_low": low,
-                "of_places_high": high,
+                "of_places_least": group["in_top_shared"].min() / places,
+                "of_places_most": group["in_top_shared"].max() / places,
+                "honest_of_places": honest / (places * sets),
                 "of_targets": hits / (size * sets),
                 "of_top": hits / (k * sets),
                 "pristine_of_places": group["in_top_pristine"].sum() / (places * sets),
@@ -85,17 +90,22 @@ def pretty_multi_target(table: pd.DataFrame) -> pd.DataFrame:
             "targets": rows["size"],
             "k": rows["k"],
             "accuracy": np.where(rows["constrained"], "within the budget", "any"),
-            "of the places": [
-                f"{row.of_places:.2f} [{row.of_places_low:.2f}, {row.of_places_high:.2f}]"
-                for row in rows.itertuples()
-            ],
-            "of the targets": rows["of_targets"].map("{:.2f}".format),
-            "of the top k": rows["of_top"].map("{:.2f}".format),
-            "pristine, of the places": rows["pristine_of_places"].map("{:.2f}".format),
-            "points lost": (100 * rows["accuracy_lost_pristine"]).map("{:.1f}".format).replace("nan", "–"),
-            "C": rows["radius"].map("{:g}".format),
+            "of the places (least – most)": share(rows["of_places"]) + _range(rows),
+            "under θ*": share(rows["honest_of_places"]),
+            "of the targets": share(rows["of_targets"]),
+            "of the top k": share(rows["of_top"]),
+            "pristine, of the places": share(rows["pristine_of_places"]),
+            "accuracy lost": percent(rows["accuracy_lost_pristine"]),
+            "C": number(rows["radius"]),
+            "sets": rows["sets"],
         }
     )
+
+
+def _range(rows: pd.DataFrame) -> pd.Series:
+    """From the least successful set to the most; nothing of a single one."""
+    ends = " (" + share(rows["of_places_least"]) + " – " + share(rows["of_places_most"]) + ")"
+    return ends.where(rows["sets"] > 1, "")
 
 
 def success_of_sets(table: pd.DataFrame) -> Figure:
@@ -109,10 +119,11 @@ def success_of_sets(table: pd.DataFrame) -> Figure:
         for colour, size in zip(cycle(COLOURS), sizes, strict=False):
             line = rows[(rows["dataset"] == dataset) & (rows["size"] == size)].sort_values("k")
             axis.plot(line["k"], line["of_places"], color=colour, marker="o", ms=3.5)
-            axis.fill_between(
-                line["k"], line["of_places_low"], line["of_places_high"], color=colour, alpha=0.12, lw=0
-            )
+            # From the least successful set to the most: no width where there is one.
+            ends = line["of_places_least"], line["of_places_most"]
+            axis.fill_between(line["k"], *ends, color=colour, alpha=0.12, lw=0)
             axis.plot(line["k"], line["pristine_of_places"], color=colour, ls="--", lw=1)
+            axis.plot(line["k"], line["honest_of_places"], color=colour, ls=":", lw=1)
         axis.set_xscale("log")
         axis.set_xticks(ks, [str(k) for k in ks])
         axis.minorticks_off()
@@ -122,7 +133,7 @@ def success_of_sets(table: pd.DataFrame) -> Figure:
     axes[0][0].set_ylabel("|T ∩ top-k| / min(k, |T|)")
     colours = [colour for colour, _ in zip(cycle(COLOURS), sizes, strict=False)]
     handles = [Line2D([], [], color=colour, marker="o", ms=3.5) for colour in colours]
-    handles += [Line2D([], [], color="0.3"), Line2D([], [], color="0.3", ls="--", lw=1)]
-    labels = [f"|T| = {size}" for size in sizes] + ["shared half", "pristine half"]
+    handles += [Line2D([], [], color="0.3", ls=style, lw=1) for style in ("-", "--", ":")]
+    labels = [f"|T| = {size}" for size in sizes] + ["shared half", "pristine half", "without attack"]
     axes[0][-1].legend(handles, labels, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

@@ -20,7 +20,15 @@ from undue.errors import UserError
 from undue.randomness import stream
 from undue.run.job import Progress
 from undue.tables import BOOL, FLOAT, INT, Columns
-from undue.valuation.attack import Best, Iterate, Plan, Walk, check_valid, packed
+from undue.valuation.attack import (
+    Best,
+    Iterate,
+    Plan,
+    Walk,
+    packed,
+    refuse_invalid,
+    warn_of_invalid,
+)
 from undue.valuation.calculator import Calculator
 from undue.valuation.evaluate import Evaluation
 
@@ -46,6 +54,7 @@ SET_PUBLISHED_COLUMNS: Columns = {
     "set": (INT, "number of the set"),
     "k": (INT, "the top k"),
     "constrained": (BOOL, "chosen among models within attack.accuracy_budget, or among all"),
+    "in_top_honest": (INT, "targets with rank ≤ k under θ* on the shared half, in float64"),
     "reached": (BOOL, "there was such a model; if not, what follows is 0, −1 or empty"),
     "seed": (INT, "the start that the published iterate comes from"),
     "learning_rate": (FLOAT, "its learning rate"),
@@ -138,7 +147,7 @@ def attack_sets(
     kept = 2 * len(plan.ranks)
     packs = list(packed(calculator.problem, len(lanes), plan.memory, targets=len(target), kept=kept))
     progress = Progress(logger, len(packs) * (plan.steps + 1), "steps")
-    tables, offers, valid = [], [], []
+    tables, offers, invalid = [], [], 0
     for number, pack in enumerate(packs):
         walk = Walk(calculator, basis, theta, begin[..., pack], target[:, pack], rates[pack], plan)
         regimes = [(k, constrained) for k in plan.ranks for constrained in (True, False)]
@@ -152,10 +161,11 @@ def attack_sets(
                 merit = 2.0 * _in_top(iterate.rank_shared, k) + iterate.accuracy_shared
                 found.offer(iterate.theta, merit, iterate.valid & (within | (not constrained)))
             tables.append(_rows(iterate, step, lanes[pack], plan.ranks))
+            refuse_invalid(invalid + int((~walk.valid).sum()), len(lanes), plan.tolerance)
             progress.update(number * (plan.steps + 1) + step + 1)
-        valid.append(walk.valid.cpu().numpy())
+        invalid += int((~walk.valid).sum())
         offers.append([_choice(k, c, found, walk.valid) for (k, c), found in best.items()])
-    check_valid(np.concatenate(valid), plan.tolerance)
+    warn_of_invalid(invalid, len(lanes))
     choices = [
         Choice(
             k=parts[0].k,
@@ -249,7 +259,7 @@ def judge_sets(
     lanes: Sequence[SetLane],
     checked: Evaluation,
     *,
-    size: int,
+    honest_rank: np.ndarray,
     honest: Mapping[str, float],
     budget: float,
 ) -> pd.DataFrame:
@@ -259,7 +269,7 @@ def judge_sets(
         chosen: from `choose_lanes`.
         choices, lanes: what it chose from.
         checked: the float64 evaluation of the reached rows, in their order.
-        size: targets in a set.
+        honest_rank: ranks of the sets' targets under θ* on the shared half (sets, size).
         honest: accuracy of θ* on the "shared" and the "pristine" half.
         budget: the accuracy that may be lost on the shared half; a claim to keep it that float64 refuses
             counts as a failure.
@@ -268,7 +278,13 @@ def judge_sets(
     rows = []
     place = 0
     for row in chosen.itertuples():
-        base = {"size": size, "set": row.set, "k": row.k, "constrained": row.constrained}
+        base = {
+            "size": honest_rank.shape[1],
+            "set": row.set,
+            "k": row.k,
+            "constrained": row.constrained,
+            "in_top_honest": int((honest_rank[row.set] <= row.k).sum()),
+        }
         if not row.reached:
             nothing = dict.fromkeys(("claimed", "in_top_shared", "in_top_pristine"), 0)
             missing = dict.fromkeys(

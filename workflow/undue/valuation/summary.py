@@ -51,6 +51,7 @@ AS_PUBLISHED_COLUMNS: Columns = {
     "drop_unranked_success": (FLOAT, "share of these within the accuracy budget; missing if there are none"),
     "drop_unranked_best_success": (FLOAT, "share of these whatever the accuracy"),
     "pristine_success": (FLOAT, "share of all targets within the accuracy budget on the pristine half"),
+    "pristine_accuracy_lost": (FLOAT, "mean accuracy lost there, over these"),
 }
 
 ATTACK_SUCCESS_COLUMNS: Columns = {**SUCCESS_COLUMNS, **AS_PUBLISHED_COLUMNS}
@@ -96,7 +97,12 @@ TABLE1_COLUMNS: Columns = {
     "drop_unranked_success": (FLOAT, "share of these, in place of `success`: the paper's code counts so"),
     "best_drop_unranked_targets": (INT, f"targets that some iterate at `best_radius` ranks below {UNRANKED}"),
     "best_drop_unranked_success": (FLOAT, "share of these, in place of `best_success`"),
-    "highest_success": (FLOAT, "share within the budget on the pristine half, the highest over C"),
+    "highest_success": (
+        FLOAT,
+        "share within the budget on the pristine half, the highest over C",
+    ),
+    "highest_accuracy_lost": (FLOAT, "mean accuracy lost on the pristine half, over these"),
+    "highest_radius": (FLOAT, "the C of these"),
     "highest_transfer": (FLOAT, "the highest `transfer` over C"),
     "best_highest_transfer": (FLOAT, "the highest `best_transfer` over C"),
     "honest_accuracy": (FLOAT, "accuracy of θ* on the pristine half"),
@@ -188,14 +194,15 @@ def rates_as_published(published: pd.DataFrame, best_rank: pd.Series, *, budget:
     for k, verdicts in published.groupby("k"):
         counted = verdicts["target"].map(best_rank) < UNRANKED
         # Accuracies are shares of a few hundred samples: allow for their rounding.
-        cheap = verdicts["accuracy_lost_pristine"] <= budget + 1e-9
+        cheap = verdicts["confirmed"] & (verdicts["accuracy_lost_pristine"] <= budget + 1e-9)
         rows.append(
             {
                 "k": int(k),
                 "drop_unranked_targets": int(counted.sum()),
                 "drop_unranked_success": float(verdicts.loc[counted, "within_budget"].mean()),
                 "drop_unranked_best_success": float(verdicts.loc[counted, "confirmed"].mean()),
-                "pristine_success": float((verdicts["confirmed"] & cheap).mean()),
+                "pristine_success": float(cheap.mean()),
+                "pristine_accuracy_lost": float(verdicts.loc[cheap, "accuracy_lost_pristine"].mean()),
             }
         )
     return pd.DataFrame(rows)
@@ -223,6 +230,7 @@ def table1(
     for dataset in rates["dataset"].unique():
         for (k, objective), radii in by_k[by_k["dataset"] == dataset].groupby(["k", "objective"], sort=False):
             within, best = most_successful(radii, ""), most_successful(radii, "best_")
+            highest = _highest(radii, "pristine_success", "pristine_accuracy_lost")
             model, paper = models[dataset], reported_success(dataset, k, objective)
             rows.append(
                 {
@@ -237,7 +245,9 @@ def table1(
                     "drop_unranked_success": within["drop_unranked_success"],
                     "best_drop_unranked_targets": best["drop_unranked_targets"],
                     "best_drop_unranked_success": best["drop_unranked_best_success"],
-                    "highest_success": radii["pristine_success"].max(),
+                    "highest_success": highest["pristine_success"],
+                    "highest_accuracy_lost": highest["pristine_accuracy_lost"],
+                    "highest_radius": highest["radius"],
                     "highest_transfer": radii["transfer"].max(),
                     "best_highest_transfer": radii["best_transfer"].max(),
                     "honest_accuracy": model["accuracy_pristine"],
@@ -272,8 +282,12 @@ def most_successful(rates: pd.DataFrame, regime: str) -> pd.Series:
 
     Of equals the one that costs least accuracy there is taken, then the smallest radius.
     """
-    order = [f"{regime}success", f"{regime}accuracy_lost_shared", "radius"]
-    return rates.sort_values(order, ascending=[False, True, True]).iloc[0]
+    return _highest(rates, f"{regime}success", f"{regime}accuracy_lost_shared")
+
+
+def _highest(rates: pd.DataFrame, rate: str, cost: str) -> pd.Series:
+    """The row, of several radii, with the highest rate; of equals the cheapest, then the smallest radius."""
+    return rates.sort_values([rate, cost, "radius"], ascending=[False, True, True]).iloc[0]
 
 
 def metrics(first: pd.DataFrame, models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -361,12 +375,19 @@ def pretty_table1(first: pd.DataFrame, budget: float) -> pd.DataFrame:
             "its accuracy lost": percent(first["best_accuracy_lost"]),
             "its transfer [95 %]": interval(first, "best_transfer"),
             "its C": number(first["best_radius"]),
+            "highest, pristine": _by_the_paper_s_rule(first),
             "unconfirmed": first["unconfirmed"],
             "targets": first["targets"],
             "unranked dropped": _dropped(first, ""),
             "unranked dropped, best": _dropped(first, "best_"),
         }
     )
+
+
+def _by_the_paper_s_rule(first: pd.DataFrame) -> pd.Series:
+    """Budget and C by the pristine half: success (accuracy lost, C)."""
+    lost, radius = percent(first["highest_accuracy_lost"]), number(first["highest_radius"])
+    return share(first["highest_success"]) + " (" + lost + ", C = " + radius + ")"
 
 
 def _dropped(first: pd.DataFrame, regime: str) -> pd.Series:

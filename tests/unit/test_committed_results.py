@@ -1,0 +1,96 @@
+"""Results in the repository, of runs too long for the tests: what they must show, and what pages say."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def validation() -> pd.DataFrame:
+    """Influence against training again on 55,000 images: the table of the preset `validation`."""
+    return pd.read_csv(ROOT / "results/presets/validation/tables/validation.csv")
+
+
+def correlation(table: pd.DataFrame, experiment: str, predictor: str, level: float | None = None) -> float:
+    chosen = (table["experiment"] == experiment) & (table["predictor"] == predictor)
+    if level is not None:
+        chosen &= table["level"] == level
+    (row,) = table[chosen].to_dict("records")
+    value: float = row["pearson"]
+    return value
+
+
+def test_influence_predicts_training_again(validation: pd.DataFrame) -> None:
+    assert correlation(validation, "softmax", "exact solve") >= 0.99
+    assert correlation(validation, "softmax", "LiSSA, r = 10") >= 0.9
+    assert correlation(validation, "hinge", "t", 0.001) >= 0.9
+    softmax = validation[validation["experiment"] == "softmax"]
+    assert set(softmax["samples"]) == {500}
+    assert (softmax["precision"] <= 1e-8).all()
+
+
+def test_the_page_has_the_table_s_numbers(validation: pd.DataFrame) -> None:
+    lines = (ROOT / "docs/influence.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    said = {row[1]: float(row[2]) for row in rows if len(row) == 3 and row[2].replace(".", "").isdigit()}
+    hinge = {f"smooth hinge, t = {t}": ("hinge", "t", float(t)) for t in ("0.0001", "0.001", "0.1")}
+    network = validation.loc[validation["experiment"].str.startswith("network"), ["experiment", "level"]]
+    (experiment,), (least, most) = network["experiment"].unique(), sorted(network["level"])
+    expected: dict[str, tuple[Any, ...]] = {
+        "exact solve": ("softmax", "exact solve"),
+        "LiSSA, r = 10, t = 5,000": ("softmax", "LiSSA, r = 10"),
+        "LiSSA, r = 1": ("softmax", "LiSSA, r = 1"),
+        "the hinge's own derivatives": ("hinge", "t", 0.0),
+        **hinge,
+        "influence": ("logistic", "influence"),
+        "without the training loss": ("logistic", "without loss"),
+        "without the Hessian": ("logistic", "without hessian"),
+        "without both": ("logistic", "without both"),
+        f"δ = {least:.2f}, half as much again as makes its Hessian positive definite": (
+            experiment,
+            "δ",
+            least,
+        ),
+        f"δ = {most:g}": (experiment, "δ", most),
+    }
+    found = {name: round(correlation(validation, *where), 3) for name, where in expected.items()}
+    assert said == found
+
+
+def test_pages_quote_the_rankings_as_they_are(validation: pd.DataFrame) -> None:
+    rankings = pd.read_csv(ROOT / "results/presets/validation/tables/rankings.csv")
+    honest, *manipulated = rankings.to_dict("records")
+    undamped = validation[validation["level"] == 0].set_index("experiment").to_dict("index")
+    ends, drawn = (undamped[f"{which}, damping"] for which in ("first and last", "random"))
+    page, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/influence.md", "README.md"))
+    for row, suffix in ((honest, ""), (honest, "_random")):
+        assert quoted(row, f"pearson{suffix}") in page
+        assert quoted(row, f"pearson{suffix}") in readme
+    for row in (ends, drawn, *manipulated):
+        assert quoted(row, "pearson") in page
+    assert f"{ends['pearson']:.2f} and {drawn['pearson']:.2f}" in readme
+    assert f"{honest['right_sign']:.0%}".replace("%", " %") in page
+
+
+def quoted(row: dict[Hashable, Any], name: str) -> str:
+    """An estimate as pages write it."""
+    numbers = f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+    return numbers.replace("-", "−")
+
+
+@pytest.mark.parametrize("table", sorted(ROOT.glob("results/presets/*/tables/*.csv")), ids=lambda p: p.name)
+def test_estimates_are_inside_their_intervals(table: Path) -> None:
+    found = pd.read_csv(table)
+    for low in [name for name in found.columns if name.endswith("_low")]:
+        name = low.removesuffix("_low")
+        known = found[found[name].notna()]
+        # As they are rounded.
+        assert (known[low] <= known[name] + 1e-5).all(), name
+        assert (known[name] <= known[f"{name}_high"] + 1e-5).all(), name

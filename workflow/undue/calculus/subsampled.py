@@ -1,0 +1,105 @@
+"""Preconditioners estimated from some of the samples: for single solves with the Hessian of very many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from undue.calculus.linear import LinearRisk
+from undue.calculus.objective import Objective
+from undue.calculus.solvers import LaneOperator, Preconditioner, conjugate_gradient
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Preconditions by a few conjugate gradient steps on the Hessian of some of the samples.
+
+    Sub-sampled Newton methods (Roosta-Khorasani & Mahoney 2019, Math. Program. 174) solve with such a Hessian
+    in place of the whole one; here it only shortens the way to the whole one's solution.
+
+    Attributes:
+        hessian: of some samples.
+        preconditioner: of these steps.
+        steps: how many.
+    """
+
+    hessian: LaneOperator
+    preconditioner: Tensor | Preconditioner
+    steps: int
+
+    def __call__(self, r: Tensor) -> Tensor:
+        """See the class; (d, k, L)."""
+        return conjugate_gradient(
+            self.hessian,
+            r,
+            tolerance=0.0,
+            preconditioner=self.preconditioner,
+            max_iterations=self.steps,
+            verify=False,
+        ).x
+
+    def narrow(self, lanes: Tensor) -> Sampled:
+        """Of the chosen lanes alone."""
+        inner = self.preconditioner
+        chosen = inner[..., lanes] if isinstance(inner, Tensor) else inner.narrow(lanes)
+        return Sampled(self.hessian.narrow(lanes), chosen, self.steps)
+
+
+@dataclass(frozen=True)
+class Kronecker:
+    """Approximates Σ_i w_i C_i ⊗ x_i x_iᵀ + ridge in the eigenbases of the mean C and of the moments of x.
+
+    Martens & Grosse 2015 (K-FAC, arXiv:1503.05671) take C and x as independent; George et al. 2018
+    (arXiv:1806.03884) keep that basis and correct the eigenvalues to the Hessian's own diagonal there.
+    Estimated from some of the samples, it costs no more than a few of the iterations that it saves.
+
+    Attributes:
+        features: eigenvectors of the features' second moments, samples weighted by tr C_i (d, d).
+        outputs: those of the mean C (k, k).
+        diagonal: the Hessian's diagonal in both, with the ridge (d, k).
+    """
+
+    features: Tensor
+    outputs: Tensor
+    diagonal: Tensor
+
+    @classmethod
+    def of(
+        cls, objective: Objective[LinearRisk], theta: Tensor, rows: Tensor, *, damping: float = 0.0
+    ) -> Kronecker:
+        """Estimate it from some samples, taken as drawn by chance.
+
+        Args:
+            objective: what H_δ is the Hessian of; weights alike.
+            theta: θ (d, k, 1).
+            rows: the samples (m,).
+            damping: δ.
+        """
+        risk = objective.risk.rows(rows)
+        x, y, k = risk.x, risk.y, risk.shape[1]
+        state = risk.link.state((x @ theta[..., 0])[..., None], y)
+
+        def curve(v: Tensor) -> Tensor:
+            """C_i v of every sample (m, k)."""
+            return risk.link.curve(state, y, v.expand(len(x), k)[..., None].contiguous())[..., 0]
+
+        units = torch.eye(k, dtype=x.dtype, device=x.device)
+        _, outputs = torch.linalg.eigh(torch.stack([curve(unit).mean(dim=0) for unit in units]))
+        trace = risk.link.curvature(state, y).sum(dim=1)
+        _, features = torch.linalg.eigh(x.T @ (x * trace))
+        curvatures = torch.stack([curve(v) @ v for v in outputs.T], dim=1)
+        diagonal = (x @ features).square().T @ curvatures / len(x)
+        # The basis mixes the bias with the rest: if λ spares it, its ridge is spread as its share.
+        ridge = features.square().T @ (objective.ridge()[:, 0] + damping)
+        return cls(features, outputs, diagonal + ridge)
+
+    def __call__(self, r: Tensor) -> Tensor:
+        """The approximate H_δ⁻¹ r of one lane (d, k, 1), in any precision."""
+        u, v, diagonal = (part.to(r) for part in (self.features, self.outputs, self.diagonal))
+        return (u @ ((u.T @ r[..., 0] @ v) / diagonal) @ v.T)[..., None]
+
+    def narrow(self, lanes: Tensor) -> Kronecker:
+        """It is of one lane."""
+        return self
