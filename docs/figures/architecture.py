@@ -46,7 +46,14 @@ PARTS: dict[str, tuple[str, ...]] = {
     "run.job": ("undue.run.job", "undue.run.damage"),
     "basics": (
         *("undue.agreement", "undue.arrays", "undue.device", "undue.errors", "undue.files"),
-        *("undue.intervals", "undue.packing", "undue.plots", "undue.randomness", "undue.tables"),
+        *(
+            "undue.formats",
+            "undue.intervals",
+            "undue.packing",
+            "undue.plots",
+            "undue.randomness",
+            "undue.tables",
+        ),
     ),
 }
 """Box → the modules in it, or the packages; the longest name that fits decides."""
@@ -68,7 +75,7 @@ PART_BOXES: dict[str, tuple[float, float, float, str, str]] = {
         4,
         96,
         GREY,
-        "errors, files, arrays, tables, plots, device, randomness, intervals, agreement",
+        "errors, files, arrays, tables, formats, plots, device, randomness, intervals, agreement",
     ),
 }
 

@@ -2,12 +2,14 @@
 
 Most tests of the workflow ask what a dry run plans, and half of the time of a dry run is imports. A server
 process with nothing but Snakemake imported forks a process for each of them; what a project's own Snakefile
-imports is imported there, from that project.
+imports is imported there, from that project. Plugins are found as Snakemake is imported: where PYTHONPATH may
+name more of them, a process of its own has to do it.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -37,10 +39,24 @@ def dry_run(
         The exit status and all that was printed.
 
     Raises:
-        TimeoutError: it took more than `timeout` seconds; it is killed.
+        TimeoutError, subprocess.TimeoutExpired: it took more than `timeout` seconds; it is killed.
     """
+    options = ["--dry-run", *arguments]
+    if environment.get("PYTHONPATH"):
+        done = subprocess.run(
+            [sys.executable, "-m", "snakemake", *options],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=timeout,
+        )
+        return done.returncode, done.stdout
     with tempfile.NamedTemporaryFile("r", encoding="utf-8") as said:
-        given = (["--dry-run", *arguments], folder, dict(environment), said.name)
+        given = (options, folder, dict(environment), said.name)
         process = server().Process(target=_main, args=given)
         process.start()
         process.join(timeout)
@@ -61,7 +77,6 @@ def _main(arguments: list[str], folder: Path, environment: dict[str, str], outpu
     os.chdir(folder)
     # Modules are to be the project's and the environment's, not those under test in this process's parent.
     tested = {str(ROOT / "workflow"), str(ROOT / "tests")}
-    given = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
-    sys.path[:] = [str(folder), *given, *(path for path in sys.path if path not in tested)]
+    sys.path[:] = [str(folder), *(path for path in sys.path if path not in tested)]
     sys.argv = ["snakemake", *arguments]
     snakemake.cli.main(arguments)

@@ -28,7 +28,7 @@ UNSET = (
     # Nor what a `make` that runs the tests hands down to its like.
     *("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PRESET", "CORES", "ARGS", "PIP_ARGS"),
 )
-TIMEOUT = 300  # seconds
+TIMEOUT = 1800  # seconds, on a machine that is busy with other tests
 
 
 @dataclass(frozen=True)

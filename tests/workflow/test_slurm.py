@@ -112,7 +112,7 @@ rule all:
     input: expand("{number}", number=[0, 1, 2])
 rule unequal:
     output: "{number}"
-    resources: mem_mb=100, runtime=5
+    resources: mem_mb=1000, runtime=5
     shell: "[ $SLURM_ARRAY_TASK_ID != 0 ] || sleep 20; [ {wildcards.number} != 2 ] && touch {output}"
 """
 

@@ -147,7 +147,11 @@ def damping_curves(agreements: pd.DataFrame, *, damping: float) -> Figure:
             # A prediction of the wrong direction has no size on this scale.
             sizes = part["slope"].where(part["slope"] > 0)
             right.plot(part["level"], sizes, marker="o", ms=3, label=label, **look)
-    for axis, title in ((left, "Pearson's R"), (middle, "Spearman's ρ"), (right, "predicted / actual size")):
+    for axis, title in (
+        (left, "Pearson's R"),
+        (middle, "Spearman's ρ"),
+        (right, "slope of predicted on actual"),
+    ):
         axis.axvline(damping, color="0.8", lw=1, zorder=0)
         axis.set_xscale("symlog", linthresh=float(positive.min()) if len(positive) else 1.0)
         axis.set_xlim(left=0)

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from undue.formats import interval, percent, share
 from undue.tables import INT, TEXT, Columns
 from undue.valuation.paper import NOTHING, TABLE2, TABLE2_K, paper_dataset
 from undue.valuation.summary import (
     BEST_RADII_COLUMNS,
     SUCCESS_COLUMNS,
     at_best_radii,
-    interval,
-    percent,
-    share,
     success,
 )
 

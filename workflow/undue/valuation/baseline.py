@@ -11,9 +11,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from undue.formats import interval, percent
 from undue.tables import BOOL, FLOAT, INT, TEXT, Columns
 from undue.valuation.publish import PUBLISHED_COLUMNS, choose, judge
-from undue.valuation.summary import interval, percent, success
+from undue.valuation.summary import success
 
 BASELINE_COLUMNS: Columns = {
     "target": PUBLISHED_COLUMNS["target"],

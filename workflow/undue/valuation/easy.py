@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from undue.agreement import spearman_fisher
+from undue.formats import share
 from undue.tables import FLOAT, INT, TEXT, Columns
-from undue.valuation.summary import share
 
 EASY_COLUMNS: Columns = {
     "dataset": (TEXT, "data set"),

@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from undue.formats import number, percent, share
 from undue.plots import COLOURS
 from undue.tables import BOOL, FLOAT, INT, TEXT, Columns
-from undue.valuation.summary import number, percent, share
 
 MULTI_TARGET_COLUMNS: Columns = {
     "dataset": (TEXT, "data set"),

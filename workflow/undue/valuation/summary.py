@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from undue.formats import interval, number, percent, share
 from undue.intervals import wilson
 from undue.tables import FLOAT, INT, TEXT, Columns
 from undue.valuation.paper import BASELINE, reported_success
@@ -393,24 +394,3 @@ def _by_the_paper_s_rule(first: pd.DataFrame) -> pd.Series:
 def _dropped(first: pd.DataFrame, regime: str) -> pd.Series:
     counted = first[f"{regime}drop_unranked_targets"].astype(str)
     return share(first[f"{regime}drop_unranked_success"]) + " of " + counted
-
-
-def share(values: pd.Series) -> pd.Series:
-    """Shares for reading, two digits; – for a missing one."""
-    return values.map(lambda value: "–" if pd.isna(value) else f"{value:.2f}")
-
-
-def percent(values: pd.Series) -> pd.Series:
-    """Shares for reading, as percentages; – for a missing one."""
-    return values.map(lambda value: "–" if pd.isna(value) else f"{100 * value:.1f} %")
-
-
-def number(values: pd.Series) -> pd.Series:
-    """Numbers for reading, as short as they are; – for a missing one."""
-    return values.map(lambda value: "–" if pd.isna(value) else f"{value:g}")
-
-
-def interval(table: pd.DataFrame, name: str) -> pd.Series:
-    """A rate of a table with its interval, for reading."""
-    ends = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-    return pd.Series([f"{rate:.2f} [{low:.2f}, {high:.2f}]" for rate, low, high in ends], index=table.index)
