@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from bench import engine
 from bench.problems import SIZES, Size, draw
 from undue.calculus.linear import LinearRisk
+from undue.calculus.lissa import PUBLISHED
 from undue.data.problem import Problem
 from undue.valuation.calculator import Calculator
 from undue.valuation.objectives import min_higher
@@ -26,9 +27,7 @@ from undue.valuation.objectives import min_higher
 CLASSES = 10
 # Iterations that are unrolled; the published recipe has 977 of them.
 DEPTH = 100
-PUBLISHED_DEPTH = 977
-BATCH = 1_024
-SCALE = 25.0
+PUBLISHED_DEPTH, BATCH, SCALE = PUBLISHED.depth, PUBLISHED.batch, PUBLISHED.scale
 L2, DAMPING = 1e-3, 0.25
 BYTES = 4
 # (n, d): d grows, then n.

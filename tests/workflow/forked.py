@@ -9,7 +9,6 @@ name more of them, a process of its own has to do it.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -30,33 +29,19 @@ def server() -> ForkServerContext:
     return context
 
 
-def dry_run(
+def snakemake_main(
     arguments: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float
 ) -> tuple[int, str]:
-    """Do what `python -m snakemake --dry-run` does with more arguments.
+    """Do what `python -m snakemake` does with these arguments.
 
     Returns:
         The exit status and all that was printed.
 
     Raises:
-        TimeoutError, subprocess.TimeoutExpired: it took more than `timeout` seconds; it is killed.
+        TimeoutError: it took more than `timeout` seconds; it is killed.
     """
-    options = ["--dry-run", *arguments]
-    if environment.get("PYTHONPATH"):
-        done = subprocess.run(
-            [sys.executable, "-m", "snakemake", *options],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=timeout,
-        )
-        return done.returncode, done.stdout
     with tempfile.NamedTemporaryFile("r", encoding="utf-8") as said:
-        given = (options, folder, dict(environment), said.name)
+        given = (list(arguments), folder, dict(environment), said.name)
         process = server().Process(target=_main, args=given)
         process.start()
         process.join(timeout)

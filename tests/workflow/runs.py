@@ -9,14 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 import yaml
-from forked import dry_run
+from forked import snakemake_main
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = "workflow/presets/smoke.yaml"
@@ -88,7 +88,7 @@ class Project:
     def dry_run(self, *arguments: str, changes: Mapping[str, Any] | None = None) -> Outcome:
         """A dry run of Snakemake."""
         _, _, _, *options = self.command(*arguments, changes=changes)
-        return Outcome(*dry_run(options, self.root, self.environment(), TIMEOUT))
+        return dry_run(options, self.root, self.environment())
 
     def complete(self, *arguments: str, changes: Mapping[str, Any] | None = None) -> Outcome:
         """Run Snakemake, to success."""
@@ -133,6 +133,14 @@ def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> Out
         timeout=TIMEOUT,
     )
     return Outcome(done.returncode, done.stdout)
+
+
+def dry_run(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Outcome:
+    """A dry run of Snakemake; where PYTHONPATH may name plugins, in a process that finds them."""
+    options = ["--dry-run", *arguments]
+    if environment.get("PYTHONPATH"):
+        return run([sys.executable, "-m", "snakemake", *options], folder, environment)
+    return Outcome(*snakemake_main(options, folder, environment, TIMEOUT))
 
 
 def unavailable(need: str, reason: object) -> NoReturn:

@@ -24,9 +24,8 @@ from typing import Any
 
 import numpy as np
 import yaml
-from forked import dry_run
 from PIL import Image
-from runs import TIMEOUT, UNSET, Outcome, once, planned_jobs, run
+from runs import UNSET, Outcome, dry_run, once, planned_jobs, run
 
 ARCHIVE = "tiny.zip"
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -131,9 +130,9 @@ class Tiny:
 
     def dry_run(self, *arguments: str) -> str:
         """A dry run of Snakemake, to success; what it printed."""
-        status, output = dry_run(arguments, self.root, self.environment(), TIMEOUT)
-        assert status == 0, output
-        return output
+        outcome = dry_run(arguments, self.root, self.environment())
+        assert outcome.status == 0, outcome.output
+        return outcome.output
 
     def checksums(self) -> dict[str, str]:
         """Path → sha256 of every file that was computed."""

@@ -110,7 +110,7 @@ class Factor:
 
     def divide(self, b: Tensor) -> Tensor:
         """H⁻¹b for right-hand sides side by side as lanes (d, k, m), without a check."""
-        return torch.cholesky_solve(b.reshape(len(self.matrix), b.shape[-1]), self.cholesky).view_as(b)
+        return _divide(self.cholesky, b)
 
     def solve(self, b: Tensor, *, tolerance: float = 1e-6) -> Solution:
         """H⁻¹b for right-hand sides side by side as lanes (d, k, m).
@@ -159,8 +159,7 @@ class Nearby:
 
     def __call__(self, r: Tensor) -> Tensor:
         """H⁻¹r of the near Hessian (d, k, L)."""
-        flat = r.reshape(len(self.cholesky), r.shape[-1]).to(self.cholesky)
-        return torch.cholesky_solve(flat, self.cholesky).to(r).view_as(r)
+        return _divide(self.cholesky, r.to(self.cholesky)).to(r)
 
     def narrow(self, lanes: Tensor) -> Nearby:
         """It is the same for any lanes."""
@@ -180,6 +179,11 @@ def dense(operator: Operator, b: Tensor, *, tolerance: float) -> Solution:
         UserError: H is not positive definite.
     """
     return Factor.of(operator, b).solve(b, tolerance=tolerance)
+
+
+def _divide(cholesky: Tensor, b: Tensor) -> Tensor:
+    """H⁻¹b by H's factor (p, p), for right-hand sides side by side as lanes (d, k, m)."""
+    return torch.cholesky_solve(b.reshape(len(cholesky), b.shape[-1]), cholesky).view_as(b)
 
 
 def _factorised(matrix: Tensor, like: Tensor, *, damping: float, key: str) -> Factor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from undue.calculus.solvers import LaneOperator, conjugate_gradient
+from undue.calculus.solvers import LaneOperator, few_steps
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,7 @@ class Principal:
     def __call__(self, r: Tensor) -> Tensor:
         """See the class."""
         z = r / self.diagonal
-        z[-self.rows :] = conjugate_gradient(
-            self.block,
-            r[-self.rows :],
-            tolerance=0.0,
-            preconditioner=self.diagonal[-self.rows :],
-            max_iterations=self.steps,
-            verify=False,
-        ).x
+        z[-self.rows :] = few_steps(self.block, r[-self.rows :], self.diagonal[-self.rows :], self.steps)
         return z
 
     def narrow(self, lanes: Tensor) -> Principal:

@@ -292,6 +292,13 @@ def _precondition(preconditioner: Tensor | Preconditioner | None, r: Tensor) -> 
     return r if preconditioner is None else preconditioner(r)
 
 
+def few_steps(operator: Operator, r: Tensor, preconditioner: Tensor | Preconditioner, steps: int) -> Tensor:
+    """Roughly H⁻¹r: so many conjugate gradient steps from zero, for preconditioners made of them."""
+    return conjugate_gradient(
+        operator, r, tolerance=0.0, preconditioner=preconditioner, max_iterations=steps, verify=False
+    ).x
+
+
 def refine(
     operator: ProjectedOperator,
     b: Tensor,

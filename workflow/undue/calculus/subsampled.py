@@ -9,7 +9,7 @@ from torch import Tensor
 
 from undue.calculus.linear import LinearRisk
 from undue.calculus.objective import Objective
-from undue.calculus.solvers import LaneOperator, Preconditioner, conjugate_gradient
+from undue.calculus.solvers import LaneOperator, Preconditioner, few_steps
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,7 @@ class Sampled:
 
     def __call__(self, r: Tensor) -> Tensor:
         """See the class; (d, k, L)."""
-        return conjugate_gradient(
-            self.hessian,
-            r,
-            tolerance=0.0,
-            preconditioner=self.preconditioner,
-            max_iterations=self.steps,
-            verify=False,
-        ).x
+        return few_steps(self.hessian, r, self.preconditioner, self.steps)
 
     def narrow(self, lanes: Tensor) -> Sampled:
         """Of the chosen lanes alone."""

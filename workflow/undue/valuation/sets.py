@@ -20,15 +20,7 @@ from undue.errors import UserError
 from undue.randomness import stream
 from undue.run.job import Progress
 from undue.tables import BOOL, FLOAT, INT, Columns
-from undue.valuation.attack import (
-    Best,
-    Iterate,
-    Plan,
-    Walk,
-    packed,
-    refuse_invalid,
-    warn_of_invalid,
-)
+from undue.valuation.attack import Best, Iterate, Plan, Walk, packed, refuse_invalid, warn_of_invalid
 from undue.valuation.calculator import Calculator
 from undue.valuation.evaluate import Evaluation
 

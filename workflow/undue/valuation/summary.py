@@ -98,10 +98,7 @@ TABLE1_COLUMNS: Columns = {
     "drop_unranked_success": (FLOAT, "share of these, in place of `success`: the paper's code counts so"),
     "best_drop_unranked_targets": (INT, f"targets that some iterate at `best_radius` ranks below {UNRANKED}"),
     "best_drop_unranked_success": (FLOAT, "share of these, in place of `best_success`"),
-    "highest_success": (
-        FLOAT,
-        "share within the budget on the pristine half, the highest over C",
-    ),
+    "highest_success": (FLOAT, "share within the budget on the pristine half, the highest over C"),
     "highest_accuracy_lost": (FLOAT, "mean accuracy lost on the pristine half, over these"),
     "highest_radius": (FLOAT, "the C of these"),
     "highest_transfer": (FLOAT, "the highest `transfer` over C"),
