@@ -1,4 +1,4 @@
-# Two commands for a machine with Python 3.11+ and a package registry: make reproduce, make test.
+# Two commands for a machine with Python 3.11 to 3.13 and a package registry: make reproduce, make test.
 # Everything afterwards is plain snakemake, in the environment that they create: . .venv/bin/activate
 
 PYTHON   ?= python3  ## interpreter that the environment is made of

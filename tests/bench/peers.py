@@ -35,17 +35,12 @@ from undue.calculus.functional import summed_loss
 from undue.calculus.influence import Solve, influence
 from undue.calculus.linear import LinearPoint
 from undue.calculus.objective import Objective
-from undue.calculus.solvers import conjugate_gradient, refine
-from undue.calculus.subsampled import Kronecker, Sampled
+from undue.calculus.solvers import conjugate_gradient
+from undue.calculus.subsampled import SAMPLES, solve_once
 from undue.errors import UserError
 
 # Relative residual of our solve and, where it can be asked for, of a peer's.
 TOLERANCE = 1e-6
-# What the refinement asks of float32, whose rounding leaves a few 1e-5, in one go.
-INNER_LIMIT = 1e-4
-# Of the preconditioner: training samples, and steps on their Hessian.
-PRECONDITIONING_SAMPLES = 3_000
-PRECONDITIONING_STEPS = 6
 # A method that takes longer or more is recorded as failed.
 TIME_LIMIT_S = 600
 MEMORY_LIMIT_GIB = 14
@@ -96,34 +91,11 @@ class Method:
 
 
 def undue_refined(given: Head, *, tolerance: float) -> Scores:
-    """Conjugate gradients in float32, preconditioned by some samples' Hessian; float64 refines the answer.
-
-    Without the eigenbasis: what many solves share is not repaid by a single one.
-    """
-    data, fast = given.to(torch.float64), given.to(torch.float32)
-    objective, point = Objective(data.train, given.l2), data.train.at(given.theta.double())
-    single, theta = Objective(fast.train, given.l2), given.theta.float()
-    coarse = single.hessian(fast.train.at(theta))
-    drawn = torch.randperm(given.train.samples, generator=torch.Generator().manual_seed(0))
-    rows = drawn[:PRECONDITIONING_SAMPLES]
-    few = Objective(fast.train.rows(rows), given.l2)
-    preconditioner = Sampled(
-        few.hessian(few.risk.at(theta)), Kronecker.of(single, theta, rows), PRECONDITIONING_STEPS
-    )
-    return _scores(
-        data,
-        point,
-        lambda b: refine(
-            objective.hessian(point),
-            b,
-            project=data.train.project,
-            inner=coarse,
-            inner_dtype=torch.float32,
-            inner_limit=INNER_LIMIT,
-            tolerance=tolerance,
-            preconditioner=preconditioner,
-        ),
-    )
+    """Conjugate gradients in float32, preconditioned by some samples' Hessian; float64 refines the answer."""
+    data = given.to(torch.float64)
+    objective, theta = Objective(data.train, given.l2), given.theta.double()
+    solve = partial(solve_once, objective, theta, tolerance=tolerance)
+    return _scores(data, data.train.at(theta), solve)
 
 
 def undue_cg(given: Head, *, tolerance: float) -> Scores:
@@ -305,7 +277,7 @@ METHODS: Mapping[str, Method] = {
     "undue": Method(
         None,
         "undue",
-        f"CG in float32, preconditioned by {PRECONDITIONING_SAMPLES:,} samples, refined to {TOLERANCE:.0e}",
+        f"CG in float32, preconditioned by {SAMPLES:,} samples, refined to {TOLERANCE:.0e}",
         partial(undue_refined, tolerance=TOLERANCE),
     ),
     "undue, float64": Method(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,39 @@ def test_pages_quote_the_rankings_as_they_are(validation: pd.DataFrame) -> None:
         assert quoted(row, "pearson") in page
     assert f"{ends['pearson']:.2f} and {drawn['pearson']:.2f}" in readme
     assert f"{honest['right_sign']:.0%}".replace("%", " %") in page
+
+
+@pytest.fixture(scope="module")
+def bench() -> dict[str, Any]:
+    """What `make bench` measured."""
+    found: dict[str, Any] = json.loads((ROOT / "results/bench.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_scores_are_faster_than_any_peer_s_and_no_less_accurate(bench: dict[str, Any]) -> None:
+    ours, peers = bench["peers"]["undue"], without_ours(bench["peers"])
+    assert {name.partition(",")[0] for name in peers} == {"captum", "pydvl", "dattri"}
+    assert ours["seconds"] < 10
+    assert ours["residual"] <= 1e-6
+    assert min(peer["seconds"] for peer in peers.values()) / ours["seconds"] >= 5
+    assert all(ours["error_max"] <= peer["error_max"] for peer in peers.values())
+    assert all(ours["peak_rss_bytes"] <= peer["peak_rss_bytes"] for peer in peers.values())
+
+
+def without_ours(methods: dict[str, Any]) -> dict[str, Any]:
+    """Of the other libraries, what came to an answer."""
+    return {name: row for name, row in methods.items() if not name.startswith("undue") and "seconds" in row}
+
+
+def test_pages_quote_the_seconds_as_they_were_measured(bench: dict[str, Any]) -> None:
+    seconds = {name: f"{row['seconds']:.1f} s" for name, row in bench["peers"].items() if "seconds" in row}
+    named = {"this project": "undue", "pyDVL": "pydvl", "dattri": "dattri", "captum": "captum"}
+    said = ", ".join(f"{name} {seconds[key]}" for name, key in named.items())
+    assert said in (ROOT / "docs/comparison.md").read_text(encoding="utf-8")
+    faster = bench["peers"]["pydvl"]["seconds"] / bench["peers"]["undue"]["seconds"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"take {seconds['undue']} (`solve_once`" in readme
+    assert f"{faster:.1f} times less than pyDVL takes" in readme
 
 
 def quoted(row: dict[Hashable, Any], name: str) -> str:

@@ -13,8 +13,18 @@ import jsonschema
 import pytest
 import yaml
 
+from undue.data.datasets import KINDS
 from undue.errors import UserError
-from undue.run.config import RESERVED, ROLES, SOURCES, describe, load_schema, settings, validate
+from undue.run.config import (
+    ARRAY_KEYS,
+    RESERVED,
+    ROLES,
+    SOURCES,
+    describe,
+    load_schema,
+    settings,
+    validate,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = sorted((ROOT / "workflow" / "presets").glob("*.yaml"))
@@ -96,6 +106,8 @@ def test_every_key_has_a_default_that_its_own_rule_allows(key: str) -> None:
 
 def test_kinds_of_schema_and_code_agree() -> None:
     assert set(load_schema()["$defs"]["dataset"]["properties"]["kind"]["enum"]) == set(ROLES)
+    assert {kind: tuple(map(frozenset, layout.roles)) for kind, layout in KINDS.items()} == dict(ROLES)
+    assert KINDS["arrays"].options == set(ARRAY_KEYS)
 
 
 # The files --------------------------------------------------------------------------------------------------
@@ -510,13 +522,34 @@ def test_a_variant_keeps_what_it_says_and_nothing_else(config: dict[str, Any]) -
             {"path": "x"},
             "datasets.variant.path: is the base's; a variant has l2, damping, rank_sign, train_samples",
         ),
-        ({"l2": 0, "damping": 0}, "datasets.variant.damping: with no damping and l2 0 H_δ is singular"),
+        (
+            {"l2": 0, "damping": 0},
+            "datasets.variant.damping: with no damping H_δ is singular, because l2 is 0",
+        ),
         ({"train_samples": 1}, "datasets.variant.train_samples: 1 is not a whole number >= 2"),
     ],
 )
 def test_what_a_variant_cannot_be(config: dict[str, Any], entry: dict[str, Any], message: str) -> None:
     (line,) = refusal(with_variant(config, **entry))
     assert message in line
+
+
+def test_a_variant_is_held_to_what_holds_for_it(config: dict[str, Any]) -> None:
+    config["validation"]["ranking_samples"] = 0
+    undamped = put(config, "influence", {**config["influence"], "damping": 0})
+    (line,) = refusal(with_variant(undamped, l2=0))
+    assert line.startswith("datasets.variant.damping: with no damping H_δ is singular, because l2 is 0")
+    free = put(config, "model", {**config["model"], "regularise_bias": False})
+    (line,) = refusal(with_variant(free, damping=0))
+    assert line.startswith("datasets.variant.damping: with no damping H_δ is singular, because model.regul")
+    # Its own λ does what the run's doesn't.
+    without = put(config, "model", {**config["model"], "l2": 0})
+    assert validate(with_variant(without, l2=0.01, damping=0))
+
+
+def test_a_variant_s_numbers_are_floats(config: dict[str, Any]) -> None:
+    entries = [validate(with_variant(config, l2=l2, damping=1))["datasets"]["variant"] for l2 in (1, 1.0)]
+    assert [type(entry[key]) for entry in entries for key in ("l2", "damping")] == [float] * 4
 
 
 def test_a_variant_of_a_variant_is_refused(config: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from undue.errors import UserError
+from undue.fairness import tables
 from undue.run.config import OWN_TABLE_KEYS, TABLE_ROLES, load_schema, settings, validate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,7 @@ def lines(config: dict[str, Any]) -> list[str]:
 
 def test_kinds_of_schema_and_code_agree() -> None:
     table = load_schema()["$defs"]["table"]["properties"]
-    assert set(table["kind"]["enum"]) == set(TABLE_ROLES)
+    assert set(table["kind"]["enum"]) == set(TABLE_ROLES) == set(tables._READERS)
     assert set(OWN_TABLE_KEYS) <= set(table)
 
 
@@ -144,3 +145,10 @@ def test_a_wrong_value_is_named_with_what_is_allowed(
 ) -> None:
     found = lines(put(config, key, value))
     assert any(line.startswith(message) for line in found), found
+
+
+@pytest.mark.parametrize("key", ["label", "sensitive", "split"])
+def test_a_column_that_is_needed_can_not_be_dropped(config: dict[str, Any], key: str) -> None:
+    entry = {**MINE, "split": "part"}
+    (line,) = lines(put(config, "tables.mine", {**entry, "drop": ["id", entry[key]]}))
+    assert line == f"fairness.tables.mine.drop: {entry[key]} is the column named by `{key}`: keep it"

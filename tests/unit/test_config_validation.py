@@ -24,6 +24,7 @@ def configured(**changes: Any) -> dict[str, Any]:
     ("changes", "message"),
     [
         ({"dataset": "mnist5k_pixel"}, r"validation\.dataset.*mnist5k_pixels.*null leaves it out"),
+        ({"dataset": "mnist5k"}, r"validation\.dataset: takes plain pixels.*efficientnet_lite0"),
         ({"pair": [3, 3]}, r"validation\.pair: takes two different classes"),
         ({"pair": [3]}, r"validation\.pair"),
         ({"l2": 0}, r"validation\.l2: 0 is not a number > 0"),
@@ -52,6 +53,13 @@ def test_rankings_need_a_head_with_one_minimum() -> None:
         validate(config)
     config["validation"]["ranking_samples"] = 0
     validate(config)
+
+
+def test_a_variant_has_no_images_of_its_own() -> None:
+    config = configured(dataset="few")
+    config["datasets"]["few"] = {"base": "mnist5k_pixels", "train_samples": 500}
+    with pytest.raises(UserError, match=r"validation\.dataset: few is a variant: name the dataset"):
+        validate(config)
 
 
 def test_heads_that_are_no_minima_are_not_ranked() -> None:

@@ -166,7 +166,7 @@ def test_training_again_counts_models_and_samples(tmp_path: Path) -> None:
         for rule in ("softmax", "hinge", "logistic", "rankings")
     }
     assert found["softmax"]["models"] == pytest.approx(500 * 4000 * 785 * 10 / 1e9)
-    assert found["softmax"]["steps"] == pytest.approx(11 * 5)
+    assert found["softmax"]["steps"] == pytest.approx(5)
     assert found["softmax"]["factor"] == pytest.approx((4000 * 7850**2 + 7850**3) / 1e9)
     assert found["hinge"]["models"] == pytest.approx(100 * 800 * 785 / 1e9)
     assert found["logistic"]["models"] == pytest.approx(150 * 800 * 785 / 1e9)
@@ -503,6 +503,14 @@ def test_all_jobs_together_are_fitted_within_a_seventh(table: pd.DataFrame) -> N
 
 
 # The command ------------------------------------------------------------------------------------------------
+
+
+def test_gpus_are_for_the_rules_that_ask_for_them() -> None:
+    texts = "".join(path.read_text("utf-8") for path in (ROOT / "workflow/rules").glob("*.smk"))
+    parts = re.split(r"^rule (\w+):$", texts, flags=re.MULTILINE)
+    rules = zip(parts[1::2], parts[2::2], strict=True)
+    asking = {name for name, text in rules if re.search(r"^ +gpu=", text, re.MULTILINE)}
+    assert asking == command.GPU_RULES
 
 
 def test_an_estimate_sums_by_rule(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, str] = {
     "make clean": f"{ENVIRONMENT}::test_clean_keeps_data_and_results",
     "make test": f"{ENVIRONMENT}::test_continuous_integration_runs_everything",
     "make bench": f"{ENVIRONMENT}::test_the_benchmark_is_run",
+    'make bench ARGS="--peers-only"': f"{ENVIRONMENT}::test_the_benchmark_is_run",
     "make report": "workflow/test_report.py::test_every_figure_and_table_is_in_it",
     ". .venv/bin/activate": f"{TYPED}::test_in_the_activated_environment",
     "make estimate PRESET=paper": f"{TYPED}::test_an_estimate_of_the_paper_s_run",
@@ -59,7 +60,7 @@ COMMANDS: Mapping[str, str] = {
     "snakemake --cores 2 --configfile my.yaml": "workflow/test_reruns.py::"
     "test_a_changed_setting_plans_its_rules_and_what_follows",
     "snakemake --cores 2 --configfile mine.yaml": "workflow/test_own_data.py::"
-    "test_a_few_lines_are_all_it_takes",
+    "test_a_few_lines_are_all_it_takes_for_images",
     "snakemake --cores 2 --configfile published.yaml": f"{TYPED}::test_what_was_published",
     "snakemake fairness --cores 2 --configfile mine.yaml": "workflow/test_fairness.py::"
     "test_a_table_of_one_s_own_goes_all_the_way",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,16 +24,27 @@ from undue.fairness.direct import (
     within,
 )
 from undue.fairness.encode import encode
+from undue.fairness.figures import what_an_auditor_sees
 from undue.fairness.influence import removal
+from undue.fairness.judge import Judge
 from undue.fairness.logistic import fit
 from undue.fairness.metrics import Metric, accuracy, log_loss, signed_gap
+from undue.fairness.pipeline import Reweighed
 from undue.fairness.problem import Problem, make_part
 from undue.fairness.program import Answer, Program, solve
 from undue.fairness.scaling import SCALE_COLUMNS, carry_over, limits, scale_base
 from undue.fairness.smooth import solve_smooth
-from undue.fairness.summary import attack_row, audit_rows, chosen, direct_rows
+from undue.fairness.summary import (
+    AUDIT_COLUMNS,
+    attack_row,
+    audit_rows,
+    chosen,
+    direct_rows,
+    pretty_audit,
+)
 from undue.fairness.surrogates import soft_gap
 from undue.fairness.tables import read_table
+from undue.tables import write_result
 
 SMOOTHING = Smoothing(0.1, 5.0)
 
@@ -372,6 +385,22 @@ def test_what_the_attack_found_is_judged_by_the_true_program(direct: pd.DataFram
     assert (direct["gap_validation"] > 0).all()
 
 
+def test_models_that_several_walks_pass_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, seen = make_judge(make_problem(), "demographic_parity"), []
+    verdict = Judge.verdict
+
+    def noted(self: Judge, theta: torch.Tensor, reweighed: Reweighed) -> dict[str, object]:
+        seen.append(theta.numpy().tobytes())
+        return verdict(self, theta, reweighed)
+
+    monkeypatch.setattr(Judge, "verdict", noted)
+    # All walks begin at θ*; those of one radius go together until the log-loss parts them.
+    budgets = [Budget(0.3), Budget(0.3, 0.02), Budget(0.3, 0.001)]
+    rows, _ = attack_directly(judge, budgets, steps=4, smoothing=SMOOTHING, accuracy_budget=0.05)
+    assert len(seen) == len(set(seen))
+    assert rows["candidates"].max() <= 1 + 2 * len(budgets) * 4
+
+
 def test_more_room_does_no_less_harm(direct: pd.DataFrame) -> None:
     small, large, tight = direct["gap_validation"]
     assert large >= small
@@ -433,6 +462,24 @@ def test_attacks_are_compared_within_the_same_bounds(scales: pd.DataFrame, direc
     audit = audit_rows(direct, scales, [0.05], accuracy_budget=0.05)
     assert audit["attack"].tolist() == ["scaling", "direct"]
     assert (audit["base_log_loss_change"] <= 0.05 + 1e-9).all()
+
+
+def test_without_budgets_of_log_loss_there_is_nothing_to_audit(
+    scales: pd.DataFrame, direct: pd.DataFrame, tmp_path: Path
+) -> None:
+    audit = audit_rows(direct, scales, [], accuracy_budget=0.05).assign(dataset="a", metric="b")
+    write_result(
+        [tmp_path / f"a.{end}" for end in ("parquet", "csv", "md")], AUDIT_COLUMNS, audit, pretty_audit(audit)
+    )
+    assert pd.read_parquet(tmp_path / "a.parquet").empty
+    named = scales.assign(dataset="a", metric="b")
+    assert what_an_auditor_sees(named, pd.read_parquet(tmp_path / "a.parquet")).axes
+
+
+def test_an_accuracy_just_within_the_budget_counts() -> None:
+    # 0.8 - 0.77 > 0.03 as floats.
+    rows = pd.DataFrame({"accuracy_validation": [0.77], "gap_validation": [0.5], "distance": [0.0]})
+    assert chosen(rows, honest=pd.Series({"accuracy_validation": 0.8}), accuracy_budget=0.03) is not None
 
 
 # The published tables ---------------------------------------------------------------------------------------

@@ -128,14 +128,34 @@ def test_bootstrap_intervals_are_those_of_drawn_rows(metric: Metric) -> None:
     gap, excess = bootstrap(part, theta, metric, np.random.default_rng(0), draws=4000, reference=other)
     random = np.random.default_rng(1)
     x, y, group = part.risk.x.numpy(), part.risk.y.numpy(), part.group.numpy().astype(int)
-    one, two = (probability(part, model).numpy() > 0.5 for model in (theta, other))
+    predicted = [probability(part, model).numpy() > 0.5 for model in (theta, other)]
+    sides = [np.sign(hard_gap(x, y, group, each, metric)) for each in predicted]
     drawn = []
     for _ in range(2000):
         rows = random.integers(0, len(y), len(y))
-        drawn.append([abs(hard_gap(x, y[rows], group[rows], one_[rows], metric)) for one_ in (one, two)])
+        drawn.append(
+            [
+                side * hard_gap(x, y[rows], group[rows], each[rows], metric)
+                for side, each in zip(sides, predicted, strict=True)
+            ]
+        )
     gaps, others = np.array(drawn).T
     assert [gap.low, gap.high] == pytest.approx(np.quantile(gaps, [0.025, 0.975]), abs=0.015)
     assert [excess.low, excess.high] == pytest.approx(np.quantile(gaps - others, [0.025, 0.975]), abs=0.02)
+
+
+def test_a_gap_near_zero_lies_inside_its_interval() -> None:
+    # Both groups are predicted alike, all but one.
+    group = np.repeat([0, 1], 100)
+    x = np.column_stack([np.tile([1.0, -1.0], 100), np.ones(200)])
+    x[0, 0] = -1.0
+    part = make_part(x, np.tile([0, 1], 100), group)
+    theta = torch.tensor([1.0, 0.0], dtype=torch.float64)[:, None, None]
+    assert signed_gap(part, theta, "demographic_parity") == pytest.approx(0.01)
+    gap, _ = bootstrap(part, theta, "demographic_parity", np.random.default_rng(0), draws=4000)
+    # As often above as below: absolute values would lie above, around 0.06.
+    assert (gap.low + gap.high) / 2 == pytest.approx(0.01, abs=0.01)
+    assert gap.low < -0.1
 
 
 def test_the_excess_over_oneself_is_nothing() -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from undue.errors import UserError
-from undue.run.job import Progress, job
+from undue.progress import Progress
+from undue.run.job import job
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from problems import LINKS, make_risk, make_theta, normal
 
+from undue.calculus.factor import dense
 from undue.calculus.linear import LinearRisk, Link, Softmax
 from undue.calculus.objective import Objective
 from undue.calculus.solvers import Preconditioner, conjugate_gradient
-from undue.calculus.subsampled import Kronecker, Sampled
+from undue.calculus.subsampled import Kronecker, Sampled, solve_once
 
 
 def test_with_one_curvature_for_all_it_is_the_inverse() -> None:
@@ -67,3 +68,14 @@ def test_steps_on_some_samples_save_whole_products() -> None:
     # Of all samples, with steps enough, it is the inverse.
     whole = Sampled(hessian, sampled.preconditioner, steps=200)
     torch.testing.assert_close(whole(hessian(b)), b, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("regularise_bias", [True, False])
+def test_a_single_solve_is_the_dense_one(regularise_bias: bool) -> None:
+    risk = make_risk(Softmax(), n=4000, d=12, classes=4)
+    objective = Objective(risk, 1e-2, regularise_bias=regularise_bias)
+    theta, b = 0.3 * make_theta(risk, 1), normal(*risk.shape, 1, seed=3)
+    found = solve_once(objective, theta, b, damping=0.1, tolerance=1e-8)
+    assert bool(found.converged.all())
+    exact = dense(objective.hessian(risk.at(theta), damping=0.1), b, tolerance=1e-12)
+    torch.testing.assert_close(found.x, exact.x, rtol=1e-6, atol=1e-8)

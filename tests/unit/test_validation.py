@@ -25,8 +25,16 @@ from undue.calculus.objective import Objective
 from undue.errors import UserError
 from undue.tables import write_table
 from undue.training import train
+from undue.validation.effects import (
+    AGREEMENT_COLUMNS,
+    PAIR_COLUMNS,
+    agreement,
+    make_pairs,
+    pretty_agreement,
+)
+from undue.validation.hinge import exact_hinge, hinge_influence, hinge_pairs
 from undue.validation.images import Images, first_mistake, load_images
-from undue.validation.pair import (
+from undue.validation.logistic import (
     DATAMODELLING_COLUMNS,
     PARTS_COLUMNS,
     VARIANTS,
@@ -34,21 +42,11 @@ from undue.validation.pair import (
     datamodelling,
     descend,
     early_pairs,
-    exact_hinge,
-    hinge_influence,
-    hinge_pairs,
     influence_parts,
     logistic_pairs,
     newton_effect,
     parts_table,
     pretty_datamodelling,
-)
-from undue.validation.pairs import (
-    AGREEMENT_COLUMNS,
-    PAIR_COLUMNS,
-    agreement,
-    make_pairs,
-    pretty_agreement,
 )
 from undue.validation.retraining import frozen_newton, leave_one_out
 from undue.validation.softmax import EXACT, softmax_pairs
@@ -415,7 +413,7 @@ def test_heads_that_cannot_be_trained_name_the_settings_of_validation() -> None:
 
 def test_a_pair_of_classes_becomes_0_and_1(tmp_path: Path) -> None:
     images = make_images(tmp_path)
-    training, test, numbers = images.pair((2, 0), Logistic())
+    training, test, numbers, _ = images.pair((2, 0), Logistic())
     labels = images.y.numpy()
     assert set(labels[numbers]) == {0, 2}
     assert (training.y.numpy() == (labels[numbers] == 0)).all()

@@ -16,8 +16,8 @@ from undue.calculus.linear import LinearRisk
 from undue.calculus.module import ModuleRisk
 from undue.calculus.spectrum import Extremes
 from undue.randomness import stream
+from undue.validation.effects import agreement
 from undue.validation.network import Recipe, dampings_that_suffice, go_on, make_network, network_pairs
-from undue.validation.pairs import agreement
 
 SIDE = 8
 
@@ -87,6 +87,12 @@ def test_adam_is_torchs_and_a_removed_sample_counts_for_nothing() -> None:
         (loss + 0.005 * flat.square().sum()).backward()  # type: ignore[no-untyped-call]
         adam.step()
     torch.testing.assert_close(ours[:, 0, 0], flat.detach(), rtol=1e-3, atol=1e-5)
+
+
+def test_a_batch_of_more_than_all_is_all() -> None:
+    risk = make_risk(40)
+    found = [train(risk, risk.theta(), [-1], batch=batch) for batch in (40, 100)]
+    assert torch.equal(*found)
 
 
 def test_going_on_inherits_the_moments_of_adam() -> None:

@@ -21,6 +21,7 @@ from undue.plots import save, style
 from undue.tables import write_table
 from undue.training import train
 from undue.validation import rankings
+from undue.validation.effects import DAMPING_VARIED, agreement, make_pairs
 from undue.validation.figures import (
     damping_curves,
     early_stopping,
@@ -29,7 +30,6 @@ from undue.validation.figures import (
     removals,
     scatters,
 )
-from undue.validation.pairs import DAMPING_VARIED, agreement, make_pairs
 from undue.validation.rankings import (
     RANKING_COLUMNS,
     REMOVED_COLUMNS,

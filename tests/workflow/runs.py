@@ -143,14 +143,14 @@ def dry_run(arguments: Sequence[str], folder: Path, environment: Mapping[str, st
     return Outcome(*snakemake_main(options, folder, environment, TIMEOUT))
 
 
-def unavailable(need: str, reason: object) -> NoReturn:
-    """Skip a test for want of something; fail it where UNDUE_REQUIRE says that this machine has it.
+def required(need: str) -> bool:
+    """Whether UNDUE_REQUIRE says that this machine has "registry", "slurm", "ssh" or "browser"."""
+    return need in os.environ.get("UNDUE_REQUIRE", "").split(",")
 
-    Args:
-        need: "registry", "slurm", "ssh" or "browser".
-        reason: what is wrong.
-    """
-    if need in os.environ.get("UNDUE_REQUIRE", "").split(","):
+
+def unavailable(need: str, reason: object) -> NoReturn:
+    """Skip a test for want of something; fail it where this machine is said to have it."""
+    if required(need):
         pytest.fail(f"{need} is required here: {reason}")
     pytest.skip(str(reason))
 

@@ -107,7 +107,8 @@ def test_where_downloads_come_from_plans_nothing(complete: Project, tmp_path: Pa
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_another_device_plans_nothing(complete: Project, device: str) -> None:
     """So that what was made on a GPU is taken as it is where there is none."""
-    assert plan_of(complete, features={"device": device, "batch_size": 8}, attack={"device": device}) == {}
+    features, attack = {"device": device, "batch_size": 8}, {"device": device, "memory_gb": 0.5}
+    assert plan_of(complete, features=features, attack=attack) == {}
 
 
 def test_an_unused_data_set_plans_nothing(complete: Project) -> None:
@@ -234,7 +235,7 @@ def test_a_changed_setting_plans_its_rules_and_what_follows(
         ("undue/calculus/newton.py", {**FROM_TRAINING, **IMPOSSIBILITY, **IMAGES}),
         ("undue/data/split.py", {**FROM_SPLIT, **IMPOSSIBILITY}),
         ("undue/data/datasets.py", FROM_FEATURES),
-        ("undue/validation/svm.py", {"validate_hinge": 1, **LOGISTIC}),
+        ("undue/validation/svm.py", {"validate_hinge": 1, **FROM_PAIRS}),
         ("undue/plots.py", ALL_PLOTS),
         ("undue/run/job.py", {"download": 1, **FROM_FEATURES, **IMPOSSIBILITY}),
         ("scripts/summarise_attacks.py", FROM_SUMMARISE),

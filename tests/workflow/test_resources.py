@@ -10,6 +10,7 @@ import pytest
 from runs import ROOT
 from snakemake.api import ConfigSettings, OutputSettings, ResourceSettings, SnakemakeApi
 
+from undue.run import layout
 from undue.run.cost import TABLE, Costs, Model, Setting, costs, read_measured, setting_of, sizes
 from undue.run.history import Job, plan
 
@@ -51,7 +52,7 @@ def rules(jobs: tuple[list[Job], Setting]) -> dict[str, Any]:
 def read_by(job: Job, wanted: Costs, setting: Setting) -> float:
     """MB of a job's input files, those left out that are small beside a data set."""
     if job.rule == "extract_features":
-        files = setting.definition(job.wildcards["dataset"])["files"].values()
+        files = layout.definition(setting.config, job.wildcards["dataset"])["files"].values()
         return sum(setting.registry[name].bytes for name in files) / 1e6
     return wanted.held.get("features", 0.0)
 

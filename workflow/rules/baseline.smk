@@ -17,7 +17,8 @@ rule reweigh_loss:
         "../../envs/conda.yaml"
     threads: 2
     resources:
-        mem_mb=memory(8, base=1000 + 1000 * ATTACK["memory_gb"]),
+        mem_mb=memory(8, base=1000 + LANES_MB),
+        lanes_mb=LANES_MB,
         runtime=minutes(60, per_class=0.1),
         gpu=gpus(ATTACK["device"]),
         device=ATTACK["device"],
@@ -25,7 +26,7 @@ rule reweigh_loss:
         code=code_of("reweigh_loss"),
         cfg=lambda w: {
             **calculator_settings(w.dataset),
-            **slice_of("seed", "baseline", "attack.memory_gb"),
+            **slice_of("seed", "baseline"),
         },
     script:
         "../scripts/reweigh_loss.py"

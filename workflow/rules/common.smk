@@ -2,8 +2,9 @@
 #
 # Nothing here runs a job. What a rule's job depends on is said in three places: its input files, its
 # params `code` (checksums of the script and all local modules it imports) and `cfg` (its slice of the
-# config). Snakemake compares all three with those of the last run. Scripts read nothing else but, from
-# `resources`, how a machine is to do it (device, batch size): who has another one needn't do it again.
+# config). Snakemake compares all three with those of the last run. Scripts read nothing else but how a
+# machine is to do it (device, batch size and memory from `resources`, the mirror folder, where a user's own
+# files are): who has another one needn't do it again.
 
 import os
 import re
@@ -24,6 +25,7 @@ os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [LIBRARY, os.environ.g
 from undue.data.registry import read_registry
 from undue.errors import UserError
 from undue.files import read_json
+from undue.run import layout
 from undue.run.code import code
 from undue.run.config import settings, validate
 from undue.run.sources import fingerprint
@@ -36,8 +38,7 @@ def located(files):
 
 def definition(dataset):
     """A data set's entry in the config; a variant's with all that it has from its base."""
-    entry = CONFIG["datasets"][dataset]
-    return {**CONFIG["datasets"][entry["base"]], **entry} if "base" in entry else entry
+    return layout.definition(CONFIG, dataset)
 
 
 try:
@@ -96,17 +97,9 @@ def extraction_settings(dataset):
     return {key: definition(dataset)["features"][key] for key in ("backbone", "image_size")}
 
 
-def variant(dataset):
-    """The folder name of a data set's features: what they were made with."""
-    block = definition(dataset)["features"]
-    size = block["image_size"]
-    return block["backbone"] + (f"-{size}px" if size else "")
-
-
 def features(dataset, file):
     """The path of a file of a data set's features; a variant has its base's."""
-    source = definition(dataset).get("base", dataset)
-    return f"data/features/{source}/{variant(dataset)}/{file}"
+    return f"{layout.feature_folder(CONFIG, dataset)}/{file}"
 
 
 def check_files(dataset):
@@ -171,13 +164,12 @@ def attacks(dataset, objective, radius, seed, block):
 
 RADII = [str(radius) for radius in ATTACK["radii"]]
 SEEDS = ATTACK["seeds"]
-# The attack that is shown where there is room for one only: the paper's own.
-MAIN_OBJECTIVE = "min_higher" if "min_higher" in ATTACK["objectives"] else ATTACK["objectives"][0]
+MAIN_OBJECTIVE = layout.main_objective(CONFIG)
 
 
 def starts_of(objective):
-    """The seeds from which an objective is attacked: as in the paper's ablation, one for all but the main."""
-    return SEEDS if objective == MAIN_OBJECTIVE else SEEDS[:1]
+    """The seeds from which an objective is attacked."""
+    return layout.starts_of(CONFIG, objective)
 
 
 BLOCKS = range(-(-ATTACK["targets"] // ATTACK["targets_per_block"]))
@@ -190,7 +182,6 @@ ATTACK_KEYS = [
     "suppressed_ranks",
     "monitor_every",
     "tolerance",
-    "memory_gb",
     "solver",
     # Of a solver that is not used nothing is read.
     *(["lissa_batch", "lissa_depth", "lissa_scale"] if ATTACK["solver"] == "lissa" else ["products"]),
@@ -210,7 +201,7 @@ def extraction_memory(w, input, attempt=1):
     """mem_mb for a network's activations, which grow with the batch; own arrays are held as they are."""
     entry = definition(w.dataset)
     block = entry["features"]
-    images = block["batch_size"] * ((block["image_size"] or 224) / 224) ** 2
+    images = block["batch_size"] * ((block["image_size"] or layout.NATIVE_SIZE) / layout.NATIVE_SIZE) ** 2
     arrays = 8 * input.size_mb if entry["kind"] == "arrays" else 0
     return attempt * int(2500 + 20 * images + arrays)
 
@@ -239,17 +230,13 @@ def classes(dataset):
     return len(read_json(made)["classes"]) if made.exists() else 10
 
 
-# Steps of all lanes of an attack job: what its time grows with.
-LANE_STEPS = ATTACK["targets_per_block"] * len(ATTACK["learning_rates"]) * ATTACK["steps"]
+# Steps of an attack job with one lane for each learning rate: what its time grows with.
+LANE_STEPS = len(ATTACK["learning_rates"]) * ATTACK["steps"]
 if ATTACK["solver"] == "lissa":
     # Its rows of a solve, where conjugate gradients take a few passes over thousands.
     LANE_STEPS *= max(1, ATTACK["lissa_depth"] * ATTACK["lissa_batch"] / 20000)
-
-
-def block_places(block):
-    """The places in the lists of targets that a block takes."""
-    first = block * ATTACK["targets_per_block"]
-    return {"first": first, "count": min(ATTACK["targets_per_block"], ATTACK["targets"] - first)}
+# What lanes attacked side by side may take.
+LANES_MB = max(1, int(1000 * ATTACK["memory_gb"]))
 
 
 def figure_files(name):
@@ -352,7 +339,7 @@ def calculator_settings(dataset):
 
 def validation_settings(*keys):
     """What an experiment on images depends on besides their features."""
-    return slice_of("seed", "split", *[f"validation.{key}" for key in ("dataset", "train_samples", *keys)])
+    return slice_of("split", *[f"validation.{key}" for key in ("dataset", "train_samples", *keys)])
 
 
 def model_settings(dataset):

@@ -21,8 +21,9 @@ rule attack_sets:
         "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=memory(8, base=1000 + 1000 * ATTACK["memory_gb"]),
-        runtime=minutes(60, per_class=2e-4 * LANE_STEPS),
+        mem_mb=memory(8, base=1000 + LANES_MB),
+        lanes_mb=LANES_MB,
+        runtime=minutes(60, per_class=1e-3 * LANE_STEPS * len(ATTACK["seeds"]) * MULTI["sets"]),
         gpu=gpus(ATTACK["device"]),
         device=ATTACK["device"],
     params:

@@ -26,9 +26,12 @@ rule validate_softmax:
         runtime=minutes(60, per_mb=1),
     params:
         code=code_of("validate_softmax"),
-        cfg=validation_settings(
-            "l2", "gradient_norm", "samples", "lissa_repeats", "lissa_depth", "lissa_batch"
-        ),
+        cfg={
+            **slice_of("seed"),
+            **validation_settings(
+                "l2", "gradient_norm", "samples", "lissa_repeats", "lissa_depth", "lissa_batch"
+            ),
+        },
     script:
         "../scripts/validate_softmax.py"
 
@@ -74,9 +77,12 @@ rule validate_logistic:
         runtime=minutes(60, per_mb=1),
     params:
         code=code_of("validate_logistic"),
-        cfg=validation_settings(
-            "l2", "gradient_norm", "pair", "pair_samples", "early_steps", "subsets", "quantities"
-        ),
+        cfg={
+            **slice_of("seed"),
+            **validation_settings(
+                "l2", "gradient_norm", "pair", "pair_samples", "early_steps", "subsets", "quantities"
+            ),
+        },
     script:
         "../scripts/validate_logistic.py"
 
@@ -106,16 +112,19 @@ rule validate_network:
         runtime=minutes(60 + NETWORK_STEPS / 300),
     params:
         code=code_of("validate_network"),
-        cfg=validation_settings(
-            "network_steps",
-            "network_more_steps",
-            "network_train_samples",
-            "network_samples",
-            "network_batch",
-            "network_learning_rate",
-            "network_l2",
-            "network_dampings",
-        ),
+        cfg={
+            **slice_of("seed"),
+            **validation_settings(
+                "network_steps",
+                "network_more_steps",
+                "network_train_samples",
+                "network_samples",
+                "network_batch",
+                "network_learning_rate",
+                "network_l2",
+                "network_dampings",
+            ),
+        },
     script:
         "../scripts/validate_network.py"
 

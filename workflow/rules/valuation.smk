@@ -1,6 +1,6 @@
 # in:  results/<dataset>/model.safetensors, influence.parquet
 # out: results/<dataset>/attack/<objective>/radius=<C>/: trajectories by seed and block, published models
-#      results/tables/attack_success, table1; results/metrics.json
+#      results/tables/attacks, attack_success, table1; results/metrics.json
 
 ATTACK_INPUT = dict(
     features=lambda w: features(w.dataset, "features.npy"),
@@ -27,7 +27,7 @@ rule select_targets:
     params:
         code=code_of("select_targets"),
         # Of the number of targets only what concerns this block, so that more targets leave it alone.
-        cfg=lambda w: {**slice_of("seed", "attack.ranks"), **block_places(int(w.block))},
+        cfg=lambda w: {**slice_of("seed", "attack.ranks"), **layout.block_places(CONFIG, int(w.block))},
     script:
         "../scripts/select_targets.py"
 
@@ -48,8 +48,9 @@ rule attack:
         "../../envs/conda.yaml"
     threads: 1
     resources:
-        mem_mb=memory(5, base=1000 + 1000 * ATTACK["memory_gb"]),
-        runtime=minutes(30, per_class=2e-5 * LANE_STEPS),
+        mem_mb=memory(5, base=1000 + LANES_MB),
+        lanes_mb=LANES_MB,
+        runtime=minutes(30, per_class=2e-5 * LANE_STEPS * ATTACK["targets_per_block"]),
         gpu=gpus(ATTACK["device"]),
         device=ATTACK["device"],
     params:

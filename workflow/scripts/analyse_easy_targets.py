@@ -6,7 +6,7 @@ from snakemake.iocontainers import Snakemake
 from undue.files import read_json
 from undue.plots import save, style
 from undue.run.job import job
-from undue.tables import write_csv, write_markdown, write_table
+from undue.tables import write_result
 from undue.valuation.analysis_figures import easy_and_hard
 from undue.valuation.easy import EASY_COLUMNS, easy_summary, easy_targets, pretty_easy
 
@@ -37,10 +37,7 @@ with job(snakemake) as log, style():
             for dataset in datasets
         ]
     )
-    parquet, csv, markdown = snakemake.output.table
-    write_table(parquet, EASY_COLUMNS, table)
-    write_csv(csv, table)
-    write_markdown(markdown, pretty_easy(table))
+    write_result(snakemake.output.table, EASY_COLUMNS, table, pretty_easy(table))
     log.info("\n%s", pretty_easy(table).to_string(index=False))
     every = pd.concat([part.assign(dataset=name) for name, part in gradients.items()], ignore_index=True)
     save(easy_and_hard(targets, every, samples), snakemake.output.figure, dpi=cfg["figures.dpi"])

@@ -21,7 +21,11 @@ from undue.valuation.calculator import load_attack_setting
 snakemake: Snakemake  # put here by Snakemake
 
 with job(snakemake):
-    cfg = {**snakemake.params.cfg, "attack.device": snakemake.resources.device}
+    cfg = {
+        **snakemake.params.cfg,
+        "attack.device": snakemake.resources.device,
+        "attack.memory_gb": snakemake.resources.lanes_mb / 1000,
+    }
     files = (snakemake.input.features, snakemake.input.split, snakemake.input.model)
     setting = load_attack_setting(*files, cfg, *snakemake.wildcards)
     plan = Plan.of(

@@ -6,6 +6,7 @@ import torch
 from snakemake.iocontainers import Snakemake
 
 from undue.arrays import write_arrays
+from undue.budget import least_accuracy
 from undue.files import read_json
 from undue.run.job import job
 from undue.tables import write_table
@@ -25,7 +26,11 @@ from undue.valuation.sets import (
 snakemake: Snakemake  # put here by Snakemake
 
 with job(snakemake) as log:
-    cfg = {**snakemake.params.cfg, "attack.device": snakemake.resources.device}
+    cfg = {
+        **snakemake.params.cfg,
+        "attack.device": snakemake.resources.device,
+        "attack.memory_gb": snakemake.resources.lanes_mb / 1000,
+    }
     size, radius = int(snakemake.wildcards.size), float(snakemake.wildcards.radius)
     files = (snakemake.input.features, snakemake.input.split, snakemake.input.model)
     setting = load_attack_setting(*files, cfg, "sets", *snakemake.wildcards)
@@ -58,8 +63,7 @@ with job(snakemake) as log:
         rows,
         lanes,
         plan,
-        # Accuracies are shares of a few hundred samples: allow for their rounding.
-        least_accuracy=honest["shared"] - cfg["attack.accuracy_budget"] - 1e-9,
+        least_accuracy=least_accuracy(honest["shared"], cfg["attack.accuracy_budget"]),
     )
     chosen = choose_lanes(choices, lanes, sets=len(rows))
     reached = chosen[chosen["reached"]]

@@ -5,8 +5,9 @@ import logging
 import pandas as pd
 from snakemake.iocontainers import Snakemake
 
-from undue.run.job import Progress, job
-from undue.tables import write_csv, write_markdown, write_table
+from undue.progress import Progress
+from undue.run.job import job
+from undue.tables import write_result
 from undue.valuation.impossibility import (
     IMPOSSIBILITY_COLUMNS,
     Effort,
@@ -39,8 +40,5 @@ with job(snakemake) as log:
         rows.append(check(case, effort, section["models"]))
         progress.update(len(rows))
     table = pd.DataFrame(rows)
-    parquet, csv, markdown = snakemake.output.table
-    write_table(parquet, IMPOSSIBILITY_COLUMNS, table)
-    write_csv(csv, table[list(IMPOSSIBILITY_COLUMNS)])
-    write_markdown(markdown, pretty_impossibility(table))
+    write_result(snakemake.output.table, IMPOSSIBILITY_COLUMNS, table, pretty_impossibility(table))
     log.info("%s", ", ".join(f"{name}: {count}" for name, count in summary(table).items()))

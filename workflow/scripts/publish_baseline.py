@@ -5,7 +5,7 @@ from snakemake.iocontainers import Snakemake
 
 from undue.files import read_json
 from undue.run.job import job
-from undue.tables import write_csv, write_markdown, write_table
+from undue.tables import write_result, write_table
 from undue.valuation.baseline import (
     BASELINE_COLUMNS,
     BY_WEIGHT_COLUMNS,
@@ -36,8 +36,5 @@ with job(snakemake) as log:
         write_table(snakemake.output.published[number], BASELINE_COLUMNS, published)
         rates.append(rates_by_weight(targets, trials, dataset, honest=honest, budget=budget))
     table = pd.concat(rates, ignore_index=True)
-    parquet, csv, markdown = snakemake.output.table
-    write_table(parquet, BY_WEIGHT_COLUMNS, table)
-    write_csv(csv, table)
-    write_markdown(markdown, pretty_by_weight(table))
+    write_result(snakemake.output.table, BY_WEIGHT_COLUMNS, table, pretty_by_weight(table))
     log.info("\n%s", pretty_by_weight(table).to_string(index=False))

@@ -23,9 +23,8 @@ with job(snakemake) as log:
     rows = problem.train_index.searchsorted(targets)
     trials = [Trial(int(row), weight) for row in rows for weight in baseline["weights"]]
     recipe = Recipe(baseline["steps"], baseline["batch_size"], baseline["learning_rate"])
-    theta = reweigh(
-        problem.train.to(device), trials, recipe, seed=cfg["seed"], memory=cfg["attack.memory_gb"] * 1e9
-    )
+    memory = snakemake.resources.lanes_mb * 1e6
+    theta = reweigh(problem.train.to(device), trials, recipe, seed=cfg["seed"], memory=memory)
     log.info("%d models trained; ranking", len(trials))
     setting = load_exact_setting(snakemake.input.features, snakemake.input.split, snakemake.input.model, cfg)
     row = np.array([trial.row for trial in trials])

@@ -4,7 +4,7 @@ import pandas as pd
 from snakemake.iocontainers import Snakemake
 
 from undue.run.job import job
-from undue.tables import write_csv, write_markdown, write_table
+from undue.tables import write_result
 from undue.valuation.ablation import (
     STARTS_COLUMNS,
     TABLE2_COLUMNS,
@@ -31,8 +31,5 @@ with job(snakemake) as log:
         (snakemake.output.starts, STARTS_COLUMNS, rates, pretty_starts(rates)),
         (snakemake.output.table2, TABLE2_COLUMNS, second, pretty),
     ):
-        parquet, csv, markdown = outputs
-        write_table(parquet, columns, table)
-        write_csv(csv, table[list(columns)])
-        write_markdown(markdown, readable)
+        write_result(outputs, columns, table, readable)
     log.info("\n%s", pretty.to_string(index=False))

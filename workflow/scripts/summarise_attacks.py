@@ -8,7 +8,7 @@ from snakemake.iocontainers import Snakemake
 
 from undue.files import read_json, write_json
 from undue.run.job import job
-from undue.tables import write_csv, write_markdown, write_table
+from undue.tables import write_result
 from undue.valuation.differences import differences, markdown_list, refused
 from undue.valuation.paper import BASELINE
 from undue.valuation.summary import (
@@ -70,9 +70,6 @@ with job(snakemake) as log:
         (snakemake.output.success, ATTACK_SUCCESS_COLUMNS, success, pretty_success(success), ""),
         (snakemake.output.table1, TABLE1_COLUMNS, first, readable, below),
     ):
-        parquet, csv, markdown = outputs
-        write_table(parquet, columns, table)
-        write_csv(csv, table[list(columns)])
-        write_markdown(markdown, pretty, below=text)
+        write_result(outputs, columns, table, pretty, below=text)
     write_json(snakemake.output.metrics, metrics(first, models))
     log.info("\n%s\n%s", readable.to_string(index=False), below)

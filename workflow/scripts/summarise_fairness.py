@@ -6,7 +6,7 @@ from snakemake.iocontainers import Snakemake
 from undue.fairness import summary
 from undue.files import read_json
 from undue.run.job import job
-from undue.tables import write_csv, write_markdown, write_table
+from undue.tables import write_result
 
 snakemake: Snakemake  # put here by Snakemake
 
@@ -48,8 +48,5 @@ with job(snakemake) as log:
         (snakemake.output.direct, summary.DIRECT_TABLE_COLUMNS, stacked(beside), summary.pretty_direct),
         (snakemake.output.audit, summary.AUDIT_COLUMNS, stacked(audit), summary.pretty_audit),
     ):
-        parquet, csv, markdown = outputs
-        write_table(parquet, columns, table)
-        write_csv(csv, table[list(columns)])
-        write_markdown(markdown, pretty(table))
+        write_result(outputs, columns, table, pretty(table))
     log.info("\n%s", summary.pretty_attack(attack).to_string(index=False))

@@ -5,7 +5,7 @@ from snakemake.iocontainers import Snakemake
 
 from undue.plots import save, style
 from undue.run.job import job
-from undue.tables import write_csv, write_markdown, write_table
+from undue.tables import write_result
 from undue.valuation.set_summary import (
     MULTI_TARGET_COLUMNS,
     multi_target,
@@ -25,8 +25,5 @@ with job(snakemake), style():
         ignore_index=True,
     )
     table = multi_target(published)
-    parquet, csv, markdown = snakemake.output.table
-    write_table(parquet, MULTI_TARGET_COLUMNS, table)
-    write_csv(csv, table)
-    write_markdown(markdown, pretty_multi_target(table))
+    write_result(snakemake.output.table, MULTI_TARGET_COLUMNS, table, pretty_multi_target(table))
     save(success_of_sets(table), snakemake.output.figure, dpi=cfg["figures.dpi"])

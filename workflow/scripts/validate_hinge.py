@@ -3,11 +3,12 @@
 from snakemake.iocontainers import Snakemake
 
 from undue.calculus.linear import Logistic
-from undue.run.job import Progress, job
+from undue.progress import Progress
+from undue.run.job import job
 from undue.tables import write_table
+from undue.validation.effects import PAIR_COLUMNS
+from undue.validation.hinge import hinge_pairs
 from undue.validation.images import load_images
-from undue.validation.pair import hinge_pairs
-from undue.validation.pairs import PAIR_COLUMNS
 
 snakemake: Snakemake  # put here by Snakemake
 
@@ -15,7 +16,7 @@ with job(snakemake) as log:
     cfg = snakemake.params.cfg
     images = load_images(snakemake.input.features[0], snakemake.input.samples[0], cfg)
     first, second = cfg["validation.pair"]
-    training, test, numbers = images.pair((first, second), Logistic())
+    training, test, numbers, _ = images.pair((first, second), Logistic())
     log.info("%d samples to train on, %d to test on", training.samples, test.samples)
     progress = Progress(log, min(cfg["validation.pair_samples"], training.samples), "machines")
     pairs = hinge_pairs(

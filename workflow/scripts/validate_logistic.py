@@ -1,14 +1,14 @@
 """A logistic head's influences: without their parts, where training stops early, summed over subsets."""
 
-import numpy as np
 import pandas as pd
 from snakemake.iocontainers import Snakemake
 
 from undue.calculus.linear import Logistic
 from undue.run.job import job
-from undue.tables import write_csv, write_markdown, write_table
+from undue.tables import write_result, write_table
+from undue.validation.effects import PAIR_COLUMNS
 from undue.validation.images import load_images
-from undue.validation.pair import (
+from undue.validation.logistic import (
     DATAMODELLING_COLUMNS,
     PARTS_COLUMNS,
     Head,
@@ -18,7 +18,6 @@ from undue.validation.pair import (
     parts_table,
     pretty_datamodelling,
 )
-from undue.validation.pairs import PAIR_COLUMNS
 
 snakemake: Snakemake  # put here by Snakemake
 
@@ -27,14 +26,13 @@ with job(snakemake) as log:
     images = load_images(snakemake.input.features[0], snakemake.input.samples[0], cfg)
     dataset, count = cfg["validation.dataset"], cfg["validation.pair_samples"]
     first, second = cfg["validation.pair"]
-    training, test, numbers = images.pair((first, second), Logistic())
+    training, test, numbers, test_numbers = images.pair((first, second), Logistic())
     log.info("%d samples to train on, %d to test on; leaving out %d", training.samples, test.samples, count)
     head = Head.of(training, test, l2=cfg["validation.l2"], gradient_norm=cfg["validation.gradient_norm"])
     found = logistic_pairs(head, numbers, dataset=dataset, count=count)
     log.info("stopping early")
     early = early_pairs(head, numbers, dataset=dataset, stops=cfg["validation.early_steps"], count=count)
     write_table(snakemake.output.pairs, PAIR_COLUMNS, pd.concat([found, early], ignore_index=True))
-    test_numbers = images.test[np.isin(images.y.numpy()[images.test], (first, second))]
     write_table(snakemake.output.parts, PARTS_COLUMNS, parts_table(head, numbers, test_numbers))
     log.info("%d models on random halves", cfg["validation.subsets"])
     table = datamodelling(
@@ -44,7 +42,4 @@ with job(snakemake) as log:
         quantities=cfg["validation.quantities"],
         seed=cfg["seed"],
     )
-    parquet, csv, markdown = snakemake.output.table
-    write_table(parquet, DATAMODELLING_COLUMNS, table)
-    write_csv(csv, table[list(DATAMODELLING_COLUMNS)])
-    write_markdown(markdown, pretty_datamodelling(table))
+    write_result(snakemake.output.table, DATAMODELLING_COLUMNS, table, pretty_datamodelling(table))

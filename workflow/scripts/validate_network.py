@@ -5,11 +5,12 @@ from dataclasses import asdict
 from snakemake.iocontainers import Snakemake
 
 from undue.files import write_json
-from undue.run.job import Progress, job
+from undue.progress import Progress
+from undue.run.job import job
 from undue.tables import write_table
+from undue.validation.effects import PAIR_COLUMNS
 from undue.validation.images import load_images
 from undue.validation.network import Recipe, network_pairs
-from undue.validation.pairs import PAIR_COLUMNS
 
 snakemake: Snakemake  # put here by Snakemake
 

@@ -5,9 +5,10 @@ import torch
 from snakemake.iocontainers import Snakemake
 
 from undue.arrays import read_arrays
-from undue.run.job import Progress, job
+from undue.progress import Progress
+from undue.run.job import job
 from undue.tables import write_table
-from undue.validation.pairs import PAIR_COLUMNS
+from undue.validation.effects import PAIR_COLUMNS
 from undue.validation.rankings import (
     RANKING_COLUMNS,
     REMOVED_COLUMNS,

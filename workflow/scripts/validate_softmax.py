@@ -2,10 +2,11 @@
 
 from snakemake.iocontainers import Snakemake
 
-from undue.run.job import Progress, job
+from undue.progress import Progress
+from undue.run.job import job
 from undue.tables import write_table
+from undue.validation.effects import PAIR_COLUMNS
 from undue.validation.images import load_images
-from undue.validation.pairs import PAIR_COLUMNS
 from undue.validation.softmax import softmax_pairs
 
 snakemake: Snakemake  # put here by Snakemake

@@ -57,8 +57,11 @@ def pearson(
 ) -> Estimate:
     """Pearson's correlation of pairs (m,), with a percentile bootstrap interval over the pairs.
 
+    Nothing for fewer than three pairs. Draws that have no correlation, of a single pair again and again,
+    don't count.
+
     Raises:
-        ValueError: fewer than three pairs, arrays of other shapes, or numbers that are not finite.
+        ValueError: arrays of other shapes, or numbers that are not finite.
     """
     return _estimate(_pearson, predicted, actual, generator, resamples)
 
@@ -141,24 +144,28 @@ def _estimate(
     resamples: int,
 ) -> Estimate:
     _check(predicted.shape == actual.shape and predicted.ndim == 1, "the pairs are not two arrays (m,)")
-    _check(len(predicted) >= FEWEST, f"there must be at least {FEWEST} pairs")
     _check(bool(np.isfinite(predicted).all() and np.isfinite(actual).all()), "there are numbers not finite")
+    if len(predicted) < FEWEST:
+        return NOTHING
     value = float(statistic(predicted, actual))
     if np.isnan(value):
-        return Estimate(value, value, value)
-    interval = scipy.stats.bootstrap(
-        (predicted, actual),
-        statistic,
-        paired=True,
-        vectorized=True,
-        n_resamples=resamples,
-        # Ten million numbers at a time.
-        batch=max(1, 10_000_000 // len(predicted)),
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=generator,
-    ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high))
+        return NOTHING
+    with warnings.catch_warnings():
+        # Its own interval, which we don't take, is not a number as soon as one draw is.
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        drawn = scipy.stats.bootstrap(
+            (predicted, actual),
+            statistic,
+            paired=True,
+            vectorized=True,
+            n_resamples=resamples,
+            # Ten million numbers at a time.
+            batch=max(1, 10_000_000 // len(predicted)),
+            method="percentile",
+            rng=generator,
+        ).bootstrap_distribution
+    tail = (1 - CONFIDENCE) / 2
+    return Estimate(value, *(float(end) for end in np.nanquantile(drawn, [tail, 1 - tail])))
 
 
 def _pearson(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:

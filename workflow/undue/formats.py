@@ -20,7 +20,19 @@ def number(values: pd.Series) -> pd.Series:
     return values.map(lambda value: "–" if pd.isna(value) else f"{value:g}")
 
 
-def interval(table: pd.DataFrame, name: str) -> pd.Series:
-    """A rate of a table with its interval, for reading."""
-    ends = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-    return pd.Series([f"{rate:.2f} [{low:.2f}, {high:.2f}]" for rate, low, high in ends], index=table.index)
+def interval(table: pd.DataFrame, name: str, *, ends: str | None = None, digits: int = 2) -> pd.Series:
+    """A column of a table with its interval, for reading; – for a missing one.
+
+    Args:
+        table: has the columns `name`, and `<ends>_low` and `<ends>_high`.
+        name: the column.
+        ends: of the columns with the interval, `name` if not given.
+        digits: after the point.
+    """
+    found = zip(table[name], table[f"{ends or name}_low"], table[f"{ends or name}_high"], strict=True)
+    return pd.Series([bracketed(*numbers, digits=digits) for numbers in found], index=table.index)
+
+
+def bracketed(value: float, low: float, high: float, *, digits: int = 2) -> str:
+    """A number with its interval, for reading; – for a missing one."""
+    return "–" if pd.isna(value) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

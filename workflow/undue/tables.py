@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import pyarrow as pa
@@ -52,3 +52,26 @@ def write_markdown(path: str | os.PathLike[str], table: pd.DataFrame, *, below: 
     with atomic(path) as temporary:
         text = "".join(f"| {' | '.join(row)} |\n" for row in rows)
         temporary.write_text(f"{text}\n{below}" if below else text, encoding="utf-8")
+
+
+def write_result(
+    paths: Sequence[str | os.PathLike[str]],
+    columns: Columns,
+    table: pd.DataFrame,
+    readable: pd.DataFrame,
+    *,
+    below: str = "",
+) -> None:
+    """Write one table of results three times: to compute with, for spreadsheets, to read.
+
+    Args:
+        paths: of the .parquet, .csv and .md file.
+        columns: as for `write_table`.
+        table: the table.
+        readable: its already formatted cells, for Markdown.
+        below: a text under these.
+    """
+    parquet, csv, markdown = paths
+    write_table(parquet, columns, table)
+    write_csv(csv, table[list(columns)])
+    write_markdown(markdown, readable, below=below)

@@ -1,4 +1,4 @@
-"""Preconditioners estimated from some of the samples: for single solves with the Hessian of very many."""
+"""Single solves with the Hessian of very many samples, preconditioned by that of some of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,58 @@ from torch import Tensor
 
 from undue.calculus.linear import LinearRisk
 from undue.calculus.objective import Objective
-from undue.calculus.solvers import LaneOperator, Preconditioner, few_steps
+from undue.calculus.solvers import LaneOperator, Preconditioner, Solution, few_steps, refine
+
+# Samples that precondition, and steps on their Hessian.
+SAMPLES = 3_000
+STEPS = 6
+# What is asked of float32, whose rounding leaves a few 1e-5, in one go.
+INNER_LIMIT = 1e-4
+
+
+def solve_once(
+    objective: Objective[LinearRisk],
+    theta: Tensor,
+    b: Tensor,
+    *,
+    damping: float = 0.0,
+    tolerance: float,
+    generator: torch.Generator | None = None,
+) -> Solution:
+    """Solve H_δ x = b by conjugate gradients in float32, refined to float64's residual.
+
+    Preconditioned by some samples' Hessian, without the eigenbasis of them all: what many solves share is not
+    repaid by a single one.
+
+    Args:
+        objective: what H_δ is the Hessian of: data in float64, all samples weighing alike.
+        theta: θ (d, k, 1).
+        b: right-hand side (d, k, 1).
+        damping: δ.
+        tolerance: relative residual to reach.
+        generator: draws the samples, seeded with 0 if not given.
+    """
+    risk, fast, low = objective.risk, objective.risk.to(torch.float32), theta.float()
+    rows = torch.randperm(risk.samples, generator=generator or torch.Generator().manual_seed(0))[:SAMPLES]
+    every, few = (
+        Objective(part, objective.l2, regularise_bias=objective.regularise_bias)
+        for part in (fast, fast.rows(rows))
+    )
+    preconditioner = Sampled(
+        few.hessian(few.risk.at(low), damping=damping),
+        Kronecker.of(every, low, rows, damping=damping),
+        STEPS,
+    )
+    return refine(
+        objective.hessian(risk.at(theta), damping=damping),
+        b,
+        project=risk.project,
+        inner=every.hessian(fast.at(low), damping=damping),
+        inner_dtype=torch.float32,
+        inner_limit=INNER_LIMIT,
+        tolerance=tolerance,
+        preconditioner=preconditioner,
+    )
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from undue.data.datasets import ArrayDataset, ImageDataset, Samples
 from undue.device import choose_device
 from undue.errors import UserError
 from undue.files import atomic, sha256
-from undue.run.job import Progress
+from undue.progress import Progress
 from undue.tables import INT, TEXT, Columns
 
 Item = TypeVar("Item")

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from undue.budget import least_accuracy
 from undue.calculus.lanes import dot, norm
 from undue.fairness.influence import effects, removal
 from undue.fairness.judge import VERDICT_COLUMNS, Judge
@@ -218,30 +219,34 @@ def attack_directly(
     pipeline = judge.pipeline
     validation, base = pipeline.problem.validation, pipeline.base
     honest = judge.honest.downstream
-    least = 0.0 if honest is None else accuracy(validation, honest) - accuracy_budget
+    least = 0.0 if honest is None else least_accuracy(accuracy(validation, honest), accuracy_budget)
     models = [base] if honest is None else [base, honest]
     sides = {-1 if signed_gap(validation, model, pipeline.metric) < 0 else 1 for model in models}
-    found = [
-        (theta, slope)
-        for side in sorted(sides)
-        for path in _walks(pipeline, budgets, steps=steps, smoothing=smoothing, side=side, least=least)
-        for theta, slope in path
-        if accuracy(validation, theta) >= accuracy(validation, base)
+    # By value: all walks begin at θ*, and some part ways only after a few steps.
+    found: dict[bytes, tuple[Tensor, Slope]] = {}
+    for side in sorted(sides):
+        for path in _walks(pipeline, budgets, steps=steps, smoothing=smoothing, side=side, least=least):
+            for theta, slope in path:
+                known = found.get(_key(theta))
+                if known is None or slope.value > known[1].value:
+                    found[_key(theta)] = (theta, slope)
+    candidates = [
+        step for step in found.values() if accuracy(validation, step[0]) >= accuracy(validation, base)
     ]
     # The honest model is always there to fall back on.
-    judged = {id(base): {"soft_gap": float("nan"), **judge.verdict(base, judge.honest)}}
+    judged = {_key(base): {"soft_gap": float("nan"), **judge.verdict(base, judge.honest)}}
     rows, chosen = [], []
     for budget in budgets:
-        within_budget = [step for step in found if keeps(validation, base, step[0], budget)]
+        within_budget = [step for step in candidates if keeps(validation, base, step[0], budget)]
         best = sorted(within_budget, key=lambda step: -step[1].value)[:JUDGED]
         for theta, slope in best:
-            if id(theta) not in judged:
+            if _key(theta) not in judged:
                 verdict = judge.verdict(theta, pipeline.reweigh(theta))
-                judged[id(theta)] = {"soft_gap": slope.value, **verdict}
-        verdicts = [(theta, judged[id(theta)]) for theta, _ in best]
+                judged[_key(theta)] = {"soft_gap": slope.value, **verdict}
+        verdicts = [(theta, judged[_key(theta)]) for theta, _ in best]
         allowed = [(theta, verdict) for theta, verdict in verdicts if verdict["accuracy_validation"] >= least]
         taken, verdict = max(
-            [(base, judged[id(base)]), *allowed],
+            [(base, judged[_key(base)]), *allowed],
             key=lambda one: np.nan_to_num(one[1]["gap_validation"], nan=-1),
         )
         rows.append(
@@ -254,6 +259,10 @@ def attack_directly(
         )
         chosen.append(taken[:, 0, 0])
     return pd.DataFrame(rows), torch.stack(chosen)
+
+
+def _key(theta: Tensor) -> bytes:
+    return theta.numpy().tobytes()
 
 
 def keeps(validation: Part, base: Tensor, theta: Tensor, budget: Budget) -> bool:

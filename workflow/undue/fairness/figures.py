@@ -159,9 +159,8 @@ def what_an_auditor_sees(scales: pd.DataFrame, audit: pd.DataFrame) -> Figure:
             bars = rows[rows["attack"] == attack].set_index("log_loss_budget")
             place = np.array([budgets.index(budget) for budget in bars.index]) + 0.38 * offset - 0.19
             excess = bars["excess_test"].to_numpy()
-            ends = np.abs(bars[["excess_test_low", "excess_test_high"]].to_numpy().T - excess)
             harm.bar(place, excess, width=0.36, color=colour)
-            harm.errorbar(place, excess, yerr=ends, fmt="none", ecolor="0.2", lw=1)
+            harm.vlines(place, bars["excess_test_low"], bars["excess_test_high"], color="0.2", lw=1)
         harm.axhline(0, color="0.4", lw=0.8)
         harm.set_xticks(range(len(budgets)), [f"{budget:+.0%}" for budget in budgets])
         harm.set_xlabel("log-loss of the base model at most")

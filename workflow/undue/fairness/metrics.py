@@ -91,6 +91,10 @@ def bootstrap(
 ) -> tuple[Interval, Interval]:
     """Intervals of the absolute gap, and of its excess over that of a reference model on the same rows.
 
+    A gap keeps the sign that it has on the rows themselves: absolute values of draws around zero would lie
+    above the gap that they are drawn around. So a gap's interval reaches below zero where it may favour the
+    other side.
+
     Rows are drawn with replacement. The gaps depend on the draw only through the counts of (group, both
     predictions) among those compared, so the counts are drawn: the same distribution, at no cost.
 
@@ -116,7 +120,11 @@ def bootstrap(
     drawn = drawn[(drawn.sum(axis=(2, 3)) > 0).all(axis=1)]
     size = drawn.sum(axis=(2, 3))
     rates = (drawn[:, :, 1, :].sum(axis=2) / size, drawn[:, :, :, 1].sum(axis=2) / size)
-    gap, reference_gap = (np.abs(rate[:, 1] - rate[:, 0]) for rate in rates)
+    sides = (
+        -1.0 if signed_gap(part, model, metric) < 0 else 1.0
+        for model in (theta, theta if reference is None else reference)
+    )
+    gap, reference_gap = (side * (rate[:, 1] - rate[:, 0]) for side, rate in zip(sides, rates, strict=True))
     return _interval(gap), _interval(gap - reference_gap)
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from undue.budget import least_accuracy
 from undue.fairness.direct import DIRECT_COLUMNS
 from undue.fairness.scaling import SCALE_COLUMNS
+from undue.formats import interval
 from undue.tables import FLOAT, INT, TEXT, Columns
 
 PAPER_MAXIMUM = 0.16
@@ -156,8 +158,9 @@ def table4(
 def chosen(rows: pd.DataFrame, *, honest: pd.Series, accuracy_budget: float) -> pd.Series | None:
     """The row an attacker chooses: the largest gap on validation among those whose downstream model loses
     at most `accuracy_budget` of validation accuracy against the honest one. None if there is none."""
-    least = -np.inf if np.isnan(honest["accuracy_validation"]) else honest["accuracy_validation"]
-    allowed = rows[rows["accuracy_validation"] >= least - accuracy_budget]
+    known = honest["accuracy_validation"]
+    least = -np.inf if np.isnan(known) else least_accuracy(known, accuracy_budget)
+    allowed = rows[rows["accuracy_validation"] >= least]
     if allowed.empty:
         return None
     # Of equal gaps the model nearest to θ*.
@@ -247,7 +250,7 @@ def audit_rows(
                 }
                 | {"log_loss_budget": budget}
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[name for name in AUDIT_COLUMNS if name not in _RUN])
 
 
 # For reading ------------------------------------------------------------------------------------------------
@@ -293,10 +296,10 @@ def pretty_attack(table: pd.DataFrame) -> pd.DataFrame:
             "data set": table["dataset"],
             "metric": _words(table["metric"]),
             "gap of θ*": _three(table["base_gap_test"]),
-            "gap without attack [95 %]": _interval(table, "honest_gap_test", "honest_low", "honest_high"),
+            "gap without attack [95 %]": interval(table, "honest_gap_test", ends="honest", digits=3),
             "scale (by validation)": table["scale"].map("{:g}".format) + _mark(table["status"]),
-            "gap [95 %]": _interval(table, "gap_test", "gap_low", "gap_high"),
-            "more by [95 %]": _interval(table, "excess", "excess_low", "excess_high"),
+            "gap [95 %]": interval(table, "gap_test", ends="gap", digits=3),
+            "more by [95 %]": interval(table, "excess", digits=3),
             "accuracy without / with": [
                 f"{honest:.1%} / {attacked:.1%}"
                 for honest, attacked in zip(
@@ -324,7 +327,7 @@ def pretty_scales(table: pd.DataFrame) -> pd.DataFrame:
             "attainable": _three(table["attainable"]),
             "removed": table["removed"].map(lambda value: "–" if np.isnan(value) else f"{value:.1f}"),
             "gap, validation": _three(table["gap_validation"]),
-            "gap, test [95 %]": _interval(table, "gap_test", "gap_test_low", "gap_test_high"),
+            "gap, test [95 %]": interval(table, "gap_test", digits=3),
             "accuracy": _three(table["accuracy_test"]),
             "log-loss of the base": _change(table["base_log_loss_change"]),
             "its calibration error": _three(table["base_calibration_error"]),
@@ -342,7 +345,7 @@ def pretty_direct(table: pd.DataFrame) -> pd.DataFrame:
             "log-loss": table["log_loss_budget"].map(lambda b: "any" if np.isinf(b) else f"≤ {b:+.0%}"),
             "gap without attack": _three(table["gap_test"] - table["excess_test"]),
             "gap by scaling": _three(table["scaling_gap_test"]),
-            "gap, directly [95 %]": _interval(table, "gap_test", "gap_test_low", "gap_test_high"),
+            "gap, directly [95 %]": interval(table, "gap_test", digits=3),
             "accuracy": _three(table["accuracy_test"]),
             "base accuracy, validation / test": _pair(table, "base_accuracy"),
             "log-loss of the base": _change(table["base_log_loss_change"]),
@@ -360,7 +363,7 @@ def pretty_audit(table: pd.DataFrame) -> pd.DataFrame:
             "attack": table["attack"],
             "scale": table["scale"].map(lambda value: "–" if np.isnan(value) else f"{value:.3g}"),
             "gap": _three(table["gap_test"]),
-            "more by [95 %]": _interval(table, "excess_test", "excess_test_low", "excess_test_high"),
+            "more by [95 %]": interval(table, "excess_test", digits=3),
             "accuracy": _three(table["accuracy_test"]),
             "calibration error (of θ*)": [
                 f"{value:.3f} ({honest:.3f})"
@@ -391,10 +394,3 @@ def _mark(status: pd.Series) -> pd.Series:
 def _pair(table: pd.DataFrame, name: str) -> list[str]:
     ends = zip(table[f"{name}_validation"], table[f"{name}_test"], strict=True)
     return [f"{validation:.4f} / {test:.4f}" for validation, test in ends]
-
-
-def _interval(table: pd.DataFrame, name: str, low: str, high: str) -> list[str]:
-    return [
-        "–" if np.isnan(value) else f"{value:.3f} [{a:.3f}, {b:.3f}]"
-        for value, a, b in zip(table[name], table[low], table[high], strict=True)
-    ]

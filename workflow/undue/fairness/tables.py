@@ -75,6 +75,7 @@ COMPAS_COLUMNS = [
     "c_charge_degree",
     "c_charge_desc",
 ]
+COMPAS_FILTERS = ["two_year_recid", "days_b_screening_arrest", "is_recid", "score_text"]
 AGE_LIMIT = 30
 
 # Rows without a missing value; for Adult, of the training and the test file.
@@ -167,7 +168,7 @@ def _german(files: Mapping[str, Path], options: Mapping[str, Any]) -> Table:
 def _compas(files: Mapping[str, Path], options: Mapping[str, Any]) -> Table:
     path = files["table"]
     every = _read_csv(path)
-    _require_columns(path, every, [*COMPAS_COLUMNS, "two_year_recid", "days_b_screening_arrest", "is_recid"])
+    _require_columns(path, every, [*COMPAS_COLUMNS, *COMPAS_FILTERS])
     # The filters of ProPublica's own analysis.
     kept = every[
         every["days_b_screening_arrest"].between(-30, 30)

@@ -270,20 +270,20 @@ def _rule_problems(config: Mapping[str, Any], found: list[Problem]) -> list[Prob
     rules: tuple[tuple[tuple[KeyPath, ...], Callable[[Mapping[str, Any]], Iterator[Problem]]], ...] = (
         ((("results",),), _results_stay_apart),
         ((("data", "use"),), _used_datasets_exist),
-        ((("validation",),), _validation_can_be_had),
+        ((("validation",), ("features",), ("datasets",)), _validation_can_be_had),
         ((("validation",), ("model",), ("data", "use"), ("datasets",)), _ranked_heads_are_minima),
         ((("fairness", "use"), ("fairness", "optional")), _used_tables_exist),
         ((("features",),), _images_suit_the_backbone),
         ((("model",),), _paper_recipe_is_plain),
-        ((("model",), ("influence",)), _system_is_regular),
+        ((("model",), ("influence",), ("datasets",)), _systems_are_regular),
     )
     problems = [problem for reads, rule in rules if sound(*reads) for problem in rule(config)]
     for name, entry in _datasets(config).items():
         if sound(("datasets", name), ("features",)):
-            if "base" in entry:
-                problems += _variant_problems(name, entry, config)
-            else:
+            if "base" not in entry:
                 problems += _dataset_problems(name, entry, config["features"])
+            elif sound(("model",)):
+                problems += _variant_problems(name, entry, config)
     for name, entry in _tables(config).items():
         if sound(("fairness", "tables", name)):
             problems += _table_problems(name, entry)
@@ -317,11 +317,18 @@ def _used_datasets_exist(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _validation_can_be_had(config: Mapping[str, Any]) -> Iterator[Problem]:
     known, name = _datasets(config), config["validation"]["dataset"]
+    path = ("validation", "dataset")
     if known and name is not None and name not in known:
         near = _did_you_mean(name, known) or f"; there are {', '.join(sorted(known))}"
-        yield Problem(
-            ("validation", "dataset"), f"there is no {_show(name)} in datasets{near} (null leaves it out)"
-        )
+        yield Problem(path, f"there is no {_show(name)} in datasets{near} (null leaves it out)")
+    elif known and name is not None:
+        entry = known[name]
+        backbone = {**config["features"], **entry.get("features", {})}["backbone"]
+        if "base" in entry:
+            yield Problem(path, f"{name} is a variant: name the dataset that it is based on")
+        elif entry.get("kind") != "arrays" and backbone != "none":
+            message = f"takes plain pixels, and {name} has the features of {backbone}; give one with"
+            yield Problem(path, f"{message} features: {{backbone: none}}")
     if len(set(config["validation"]["pair"])) != 2:
         yield Problem(("validation", "pair"), "takes two different classes")
 
@@ -369,16 +376,20 @@ def _paper_recipe_is_plain(config: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(("model", "l2"), message)
 
 
-def _system_is_regular(config: Mapping[str, Any]) -> Iterator[Problem]:
+def _systems_are_regular(config: Mapping[str, Any]) -> Iterator[Problem]:
     # Adding one vector to the weights of every class leaves a softmax, and so the mean loss, as it was:
     # only λ and δ keep H_δ away from singular.
-    if config["influence"]["damping"] > 0:
-        return
-    message = "with no damping H_δ is singular, because "
-    if config["model"]["l2"] == 0:
-        yield Problem(("influence", "damping"), f"{message}model.l2 is 0: one of the two must be > 0")
-    elif not config["model"]["regularise_bias"]:
-        yield Problem(("influence", "damping"), f"{message}model.regularise_bias is false: take > 0")
+    model, damping = config["model"], config["influence"]["damping"]
+    entries: dict[KeyPath, Mapping[str, Any]] = {("influence",): {}}
+    entries |= {("datasets", name): entry for name, entry in _datasets(config).items() if "base" in entry}
+    for path, own in entries.items():
+        if own.get("damping", damping) > 0 or (own and not own.keys() & {"damping", "l2"}):
+            continue
+        message = "with no damping H_δ is singular, because "
+        if own.get("l2", model["l2"]) == 0:
+            yield Problem((*path, "damping"), f"{message}l2 is 0, too: one of the two must be > 0")
+        elif not model["regularise_bias"]:
+            yield Problem((*path, "damping"), f"{message}model.regularise_bias is false: take > 0")
 
 
 def _name_problems(name: str) -> Iterator[Problem]:
@@ -402,10 +413,6 @@ def _variant_problems(name: str, entry: Mapping[str, Any], config: Mapping[str, 
             yield Problem((*path, key), f"is the base's; a variant has {', '.join(VARIANT_KEYS)} alone")
     if "l2" in entry and config["model"]["training"] == "paper_sgd":
         yield Problem((*path, "l2"), "paper_sgd trains without a regulariser")
-    if entry.get("damping") == 0 and 0 in (entry.get("l2"), config["model"]["l2"]):
-        yield Problem(
-            (*path, "damping"), "with no damping and l2 0 H_δ is singular: one of the two must be > 0"
-        )
 
 
 def _dataset_problems(name: str, entry: Mapping[str, Any], features: Mapping[str, Any]) -> Iterator[Problem]:
@@ -452,6 +459,9 @@ def _table_problems(name: str, entry: Mapping[str, Any]) -> Iterator[Problem]:
                 yield Problem((*path, key), "is missing; it must be the name of a column")
         if entry.get("privileged") is not None and entry.get("privileged_from") is not None:
             yield Problem((*path, "privileged_from"), "contradicts `privileged`: take one of the two")
+        for key in ("label", "sensitive", "split"):
+            if entry.get(key) is not None and entry[key] in entry.get("drop", []):
+                yield Problem((*path, "drop"), f"{entry[key]} is the column named by `{key}`: keep it")
     else:
         for key in OWN_TABLE_KEYS:
             if entry.get(key) not in (None, []):
@@ -481,7 +491,8 @@ def _fill(value: Any, schema: Schema, root: Schema) -> Any:
 def _complete(entry: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
     """An entry of `datasets` with its files, its own options and the features block that holds for it."""
     if "base" in entry:
-        return {key: entry[key] for key in ("base", *VARIANT_KEYS) if key in entry}
+        numbers = {key: float(entry[key]) for key in ("l2", "damping") if key in entry}
+        return {key: entry[key] for key in ("base", *VARIANT_KEYS) if key in entry} | numbers
     arrays = entry["kind"] == "arrays"
     implied = {"backbone": "none", "image_size": None, "scaling": "standardise"} if arrays else {}
     return {

@@ -31,6 +31,7 @@ from undue.data.registry import Entry, read_registry
 from undue.errors import UserError
 from undue.files import atomic, read_json
 from undue.packing import FACTORISED, numbers_per_lane
+from undue.run import layout
 from undue.run.config import validate
 from undue.run.history import History, Job
 
@@ -76,11 +77,6 @@ class Setting:
     folder: Path
     registry: Mapping[str, Entry]
 
-    def definition(self, dataset: str) -> Mapping[str, Any]:
-        """A data set's entry in the config; a variant's with all that it has from its base."""
-        entry = self.config["datasets"][dataset]
-        return {**self.config["datasets"][entry["base"]], **entry} if "base" in entry else entry
-
     def rows(self, name: str) -> float:
         """Thousands of rows of a table: known of the registry's, by its size of the user's own."""
         path = self.folder / name
@@ -112,8 +108,6 @@ ROWS: Mapping[str, float] = {
 """Of tables in the registry: thousands of rows."""
 
 DIMENSIONS: Mapping[str, int] = {"efficientnet_lite0": 1280, "resnet50": 2048, "resnet50_v2": 2048}
-NATIVE_SIZE = 224
-"""Side in pixels that the backbones take if none is configured."""
 
 
 def sizes(setting: Setting, dataset: str) -> Sizes:
@@ -122,11 +116,9 @@ def sizes(setting: Setting, dataset: str) -> Sizes:
     Raises:
         UserError: neither is known.
     """
-    entry = setting.definition(dataset)
-    block = entry["features"]
-    source = setting.config["datasets"][dataset].get("base", dataset)
+    entry = layout.definition(setting.config, dataset)
+    block, made = entry["features"], setting.folder / layout.feature_folder(setting.config, dataset)
     size = block["image_size"]
-    made = setting.folder / "data/features" / source / (block["backbone"] + (f"-{size}px" if size else ""))
     known = [OFFICIAL[name] for name in entry["files"].values() if name in OFFICIAL]
     if (made / "features.json").exists():
         metadata = read_json(made / "features.json")
@@ -194,11 +186,11 @@ def _download(job: Job, setting: Setting) -> Costs:
 def _extract(job: Job, setting: Setting) -> Costs:
     size, block = (
         sizes(setting, job.wildcards["dataset"]),
-        setting.definition(job.wildcards["dataset"])["features"],
+        layout.definition(setting.config, job.wildcards["dataset"])["features"],
     )
-    backbone, side = block["backbone"], block["image_size"] or NATIVE_SIZE
+    backbone, side = block["backbone"], block["image_size"] or layout.NATIVE_SIZE
     # Images of the network's own size; a network's time grows with the area.
-    images = (side / NATIVE_SIZE) ** 2
+    images = (side / layout.NATIVE_SIZE) ** 2
     return Costs(
         {"job": 1, f"images, {backbone}": size.samples * images},
         {"job": 1, f"network, {backbone}": 1, f"batch, {backbone}": block["batch_size"] * images},
@@ -228,8 +220,7 @@ def _lanes(job: Job, setting: Setting) -> float:
     if job.rule == "attack_sets":
         starts = setting.config["multi_target"]["sets"] * len(attack["seeds"])
     else:
-        first = int(job.wildcards["block"]) * attack["targets_per_block"]
-        starts = min(attack["targets_per_block"], attack["targets"] - first)
+        starts = layout.block_places(setting.config, int(job.wildcards["block"]))["count"]
     return float(starts * len(attack["learning_rates"]))
 
 
@@ -271,10 +262,8 @@ def _attack_sets(job: Job, setting: Setting, size: Sizes) -> Terms:
 
 
 def _starts(job: Job, setting: Setting) -> int:
-    """Starts that an objective is attacked from, as in the rules."""
-    attack = setting.config["attack"]
-    main = "min_higher" if "min_higher" in attack["objectives"] else attack["objectives"][0]
-    return len(attack["seeds"]) if job.wildcards["objective"] == main else 1
+    """Starts that an objective is attacked from."""
+    return len(layout.starts_of(setting.config, job.wildcards["objective"]))
 
 
 def _claims(job: Job, setting: Setting) -> float:
@@ -283,9 +272,8 @@ def _claims(job: Job, setting: Setting) -> float:
 
 
 def _block_trials(job: Job, setting: Setting) -> float:
-    attack, weights = setting.config["attack"], setting.config["baseline"]["weights"]
-    first = int(job.wildcards["block"]) * attack["targets_per_block"]
-    return float(min(attack["targets_per_block"], attack["targets"] - first) * len(weights))
+    targets = layout.block_places(setting.config, int(job.wildcards["block"]))["count"]
+    return float(targets * len(setting.config["baseline"]["weights"]))
 
 
 def _reweigh(job: Job, setting: Setting, size: Sizes) -> Terms:
@@ -295,7 +283,7 @@ def _reweigh(job: Job, setting: Setting, size: Sizes) -> Terms:
 
 
 def _train(job: Job, setting: Setting, size: Sizes) -> Terms:
-    entry, model = setting.definition(job.wildcards["dataset"]), setting.config["model"]
+    entry, model = layout.definition(setting.config, job.wildcards["dataset"]), setting.config["model"]
     epochs = {"epochs": _passes(size, 100)} if model["training"] == "paper_sgd" else {}
     crossed = entry.get("l2", model["l2"]) == "cross_validated"
     return {**epochs, "folds": _passes(size, 1 + crossed * model["folds"] * len(model["l2_grid"]))}

@@ -6,15 +6,12 @@ import glob
 import logging
 import shutil
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from undue.errors import UserError
-
-SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
@@ -71,30 +68,3 @@ def _terminal(rule: str, described: str) -> logging.Handler:
     label = f"{rule} [{described}]" if described else rule
     handler.setFormatter(logging.Formatter(f"%(asctime)s {label}: %(message)s", datefmt="%H:%M:%S"))
     return handler
-
-
-class Progress:
-    """Log lines with count, rate and time left for long work, at most one every five seconds."""
-
-    def __init__(self, logger: logging.Logger, total: int, unit: str) -> None:
-        self._logger, self._total, self._unit = logger, total, unit
-        self._start = self._last = time.monotonic()
-
-    def update(self, done: int, note: str = "") -> None:
-        """Say that `done` of the total are finished; `note` is added to the line."""
-        now = time.monotonic()
-        if now - self._last < SECONDS_BETWEEN_LINES and done < self._total:
-            return
-        self._last = now
-        elapsed = max(now - self._start, 1e-9)
-        rate = done / elapsed
-        left = (self._total - done) / rate if rate else float("inf")
-        self._logger.info(
-            "%d/%d %s, %.3g/s, %.0f s left%s",
-            done,
-            self._total,
-            self._unit,
-            rate,
-            left,
-            f", {note}" if note else "",
-        )

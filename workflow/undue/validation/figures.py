@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from undue.plots import COLOURS
-from undue.validation.pairs import DAMPING_VARIED, GROUPS
+from undue.validation.effects import DAMPING_VARIED, GROUPS
 
 PART_TITLES = {
     "without_loss": "without the training loss",

@@ -45,7 +45,9 @@ class Images:
         kept = stratified_share(labels, train_samples, np.random.default_rng([seed, train_samples]))
         return replace(self, train=self.train[kept])
 
-    def pair(self, classes: tuple[int, int], link: Link) -> tuple[LinearRisk, LinearRisk, np.ndarray]:
+    def pair(
+        self, classes: tuple[int, int], link: Link
+    ) -> tuple[LinearRisk, LinearRisk, np.ndarray, np.ndarray]:
         """Only two of the classes, as a problem with labels 0 and 1.
 
         Args:
@@ -53,7 +55,7 @@ class Images:
             link: logistic or smooth hinge.
 
         Returns:
-            Training risk, test risk (float64), and the sample number of each training row.
+            Training risk, test risk (float64), and the sample numbers of the rows of each.
 
         Raises:
             UserError: one of the two has no training or no test sample.
@@ -72,7 +74,7 @@ class Images:
                 )
             risks.append(LinearRisk(self.x[index].double(), y, 2, link))
             numbers.append(kept)
-        return risks[0], risks[1], numbers[0]
+        return risks[0], risks[1], numbers[0], numbers[1]
 
 
 def load_images(features: str | Path, samples: str | Path, settings: Mapping[str, Any]) -> Images:

@@ -25,9 +25,10 @@ from undue.calculus.linear import LinearRisk
 from undue.calculus.module import ModuleRisk
 from undue.calculus.objective import Objective
 from undue.calculus.spectrum import Extremes
+from undue.errors import UserError
 from undue.randomness import stream
+from undue.validation.effects import make_pairs
 from undue.validation.images import first_mistake
-from undue.validation.pairs import make_pairs
 
 CHANNELS = 8
 # Hessian products for all solves and both ends of the spectrum: minutes on all samples.
@@ -115,13 +116,15 @@ def go_on(
         removed: the sample that each lane does without, −1 for none (L,).
         optimiser: of L lanes; left behind as it ends.
         steps: of Adam.
-        batch: samples of a step; the removed one's place stays empty.
+        batch: samples of a step, at most all; the removed one's place stays empty.
         learning_rate: of each step.
         l2: λ.
         generator: draws the mini-batches, in epochs.
         progress: told how many steps are done.
     """
     theta = theta.clone()
+    # All of them if there are no more: the weights below have to add up to one.
+    batch = min(batch, risk.samples)
     order = np.empty(0, dtype=np.int64)
     for step in range(steps):
         if len(order) < batch:
@@ -205,8 +208,18 @@ def network_pairs(
 
     Returns:
         The table of pairs, and what was trained and how well.
+
+    Raises:
+        UserError: the samples are not square grey images.
     """
-    side = round((training.x.shape[1] - 1) ** 0.5)
+    pixels = training.x.shape[1] - 1
+    side = round(pixels**0.5)
+    if side**2 != pixels:
+        raise UserError(
+            f"{pixels} numbers a sample are no square grey image, which the network takes",
+            where="validation.dataset",
+            remedy="take such images, or set validation.network_steps to 0",
+        )
     network = make_network(side, training.classes, stream(seed, "network"))
     risk = ModuleRisk(network, training.x[:, :-1].float(), training.y)
     examined = ModuleRisk(network, test.x[:, :-1].float(), test.y, activations=risk.activations)
@@ -274,7 +287,7 @@ def network_pairs(
         parameters=risk.shape[0],
         samples=risk.samples,
         steps=recipe.steps,
-        batch=recipe.batch,
+        batch=min(recipe.batch, risk.samples),
         more_steps=recipe.more_steps,
         learning_rate=(recipe.rate(0), recipe.rate(recipe.steps)),
         l2=recipe.l2,

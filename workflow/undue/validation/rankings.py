@@ -16,17 +16,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from undue.agreement import FEWEST, NOTHING, pearson, spearman
+from undue.agreement import pearson, spearman
 from undue.calculus.factor import Nearby
 from undue.calculus.functional import summed_loss
 from undue.calculus.influence import ranks
 from undue.calculus.newton import newton
 from undue.calculus.objective import Objective
 from undue.calculus.solvers import Solution
+from undue.formats import bracketed
 from undue.packing import FACTORISED
 from undue.randomness import stream
 from undue.tables import FLOAT, INT, TEXT, Columns
-from undue.validation.pairs import DAMPING_VARIED, make_pairs
+from undue.validation.effects import DAMPING_VARIED, make_pairs
 from undue.validation.retraining import leave_one_out
 from undue.valuation.calculator import Calculator, Setting
 
@@ -233,8 +234,7 @@ def _correlations(
     for suffix, rows in groups.items():
         for name, measure in (("pearson", pearson), ("spearman", spearman)):
             generator = stream(seed, "rankings", name, *map(str, rest), suffix)
-            enough = len(rows) >= FEWEST
-            estimate = measure(predicted[rows], truth.of(rows), generator=generator) if enough else NOTHING
+            estimate = measure(predicted[rows], truth.of(rows), generator=generator)
             found |= estimate.columns(f"{name}{suffix}")
     return found
 
@@ -348,4 +348,4 @@ def _spread(part: pd.DataFrame, name: str) -> str:
         low, high = part[f"{name}_low"].iloc[0], part[f"{name}_high"].iloc[0]
     else:
         low, high = part[name].min(), part[name].max()
-    return f"{part[name].mean():.2f} ({low:.2f} to {high:.2f})"
+    return bracketed(part[name].mean(), low, high)

@@ -16,8 +16,8 @@ from undue.calculus.lissa import Recipe, curvature_bound, lissa, mini_batches
 from undue.calculus.objective import Objective
 from undue.randomness import stream
 from undue.training import train
+from undue.validation.effects import make_pairs
 from undue.validation.images import Images, first_mistake
-from undue.validation.pairs import make_pairs
 from undue.validation.retraining import frozen_newton, leave_one_out
 
 EXACT = "exact solve"

@@ -32,8 +32,8 @@ from undue.calculus.solvers import Solution
 from undue.data.problem import Problem
 from undue.errors import UserError
 from undue.packing import equal_packs, numbers_per_lane
+from undue.progress import Progress
 from undue.randomness import stream
-from undue.run.job import Progress
 from undue.tables import BOOL, FLOAT, INT, Columns
 from undue.valuation.calculator import Calculator
 from undue.valuation.objectives import Weights, objective_weights

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pandas as pd
 
 from undue.agreement import spearman_fisher
-from undue.formats import share
+from undue.formats import interval, share
 from undue.tables import FLOAT, INT, TEXT, Columns
 
 EASY_COLUMNS: Columns = {
@@ -95,13 +94,8 @@ def pretty_easy(table: pd.DataFrame) -> pd.DataFrame:
             "their distance from the middle rank": share(table["easy_extremeness"]),
             "hard targets": table["hard"],
             "theirs": share(table["hard_extremeness"]),
-            "gradient norm and that distance [95 %]": _correlation(table, "rank_correlation"),
-            "gradient norm and size of influence [95 %]": _correlation(table, "influence_correlation"),
+            "gradient norm and that distance [95 %]": interval(table, "rank_correlation"),
+            "gradient norm and size of influence [95 %]": interval(table, "influence_correlation"),
             "samples": table["samples"],
         }
     )
-
-
-def _correlation(table: pd.DataFrame, name: str) -> list[str]:
-    found = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-    return ["–" if math.isnan(rho) else f"{rho:.2f} [{low:.2f}, {high:.2f}]" for rho, low, high in found]

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from undue.arrays import read_rows
+from undue.budget import least_accuracy
 from undue.tables import BOOL, FLOAT, INT, Columns
 
 PUBLISHED_COLUMNS: Columns = {
@@ -133,8 +134,8 @@ def judge(
             "accuracy_lost_shared": lost["shared"],
             "accuracy_lost_pristine": lost["pristine"],
             "confirmed": confirmed,
-            # Accuracies are shares of a few hundred samples: allow for their rounding.
-            "within_budget": confirmed & (lost["shared"] <= budget + 1e-9),
+            "within_budget": confirmed
+            & (table["accuracy_shared"] >= least_accuracy(honest["shared"], budget)),
             "transfers": confirmed & (table["rank_pristine"] <= table["k"]),
             "theta": table["theta"].fillna(-1),
         }

@@ -24,8 +24,8 @@ from torch import Tensor
 from undue.calculus.adam import Adam
 from undue.calculus.linear import LinearRisk
 from undue.packing import equal_packs
+from undue.progress import Progress
 from undue.randomness import stream
-from undue.run.job import Progress
 from undue.tables import FLOAT, INT, Columns
 
 logger = logging.getLogger(__name__)

@@ -15,10 +15,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from undue.budget import least_accuracy
 from undue.calculus.basis import Eigenbasis
 from undue.errors import UserError
+from undue.progress import Progress
 from undue.randomness import stream
-from undue.run.job import Progress
 from undue.tables import BOOL, FLOAT, INT, Columns
 from undue.valuation.attack import Best, Iterate, Plan, Walk, packed, refuse_invalid, warn_of_invalid
 from undue.valuation.calculator import Calculator
@@ -286,8 +287,8 @@ def judge_sets(
             continue
         lane, choice = lanes[row.lane], choices[row.choice]
         lost = {half: honest[half] - accuracy[place] for half, accuracy in accuracies.items()}
-        # Accuracies are shares of a few hundred samples: allow for their rounding.
-        counts = not row.constrained or lost["shared"] <= budget + 1e-9
+        cheap = accuracies["shared"][place] >= least_accuracy(honest["shared"], budget)
+        counts = cheap or not row.constrained
         rows.append(
             base
             | {

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from undue.agreement import pearson, spearman
+from undue.formats import interval
 from undue.randomness import stream
 from undue.tables import FLOAT, INT, TEXT, Columns
 
@@ -106,16 +107,9 @@ def pretty_agreement(table: pd.DataFrame) -> pd.DataFrame:
             "experiment": table["experiment"],
             "predictor": table.apply(predictor, axis=1),
             "samples": table["samples"],
-            "Pearson's R (95 %)": with_interval(table, "pearson"),
-            "Spearman's ρ (95 %)": with_interval(table, "spearman"),
+            "Pearson's R [95 %]": interval(table, "pearson", digits=3),
+            "Spearman's ρ [95 %]": interval(table, "spearman", digits=3),
             "slope": table["slope"].map("{:.3g}".format),
             "trained to": table["precision"].map("{:.0e}".format),
         }
-    )
-
-
-def with_interval(table: pd.DataFrame, name: str) -> pd.Series:
-    """A column with its interval, for reading, from the columns name, name_low and name_high."""
-    return table.apply(
-        lambda row: f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})", axis=1
     )

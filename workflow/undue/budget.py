@@ -1,0 +1,16 @@
+"""The accuracy that an attacker may lose, and still count as not having hurt the model."""
+
+from __future__ import annotations
+
+ROUNDING = 1e-9
+"""Accuracies are shares of a few hundred samples; a loss of just the budget must not depend on rounding."""
+
+
+def least_accuracy(honest: float, budget: float) -> float:
+    """The lowest accuracy within the budget.
+
+    Args:
+        honest: accuracy without the attack.
+        budget: what may be lost of it, 0.03 for 3 points.
+    """
+    return honest - budget - ROUNDING
