@@ -1,7 +1,7 @@
-"""Dry runs of Snakemake in processes that have its imports behind them.
+"""Snakemake in processes that have its imports behind them.
 
 Most tests of the workflow ask what a dry run plans, and half of the time of a dry run is imports. A server
-process with nothing but Snakemake imported forks a process for each of them; what a project's own Snakefile
+process with nothing but Snakemake imported forks a process for each run; what a project's own Snakefile
 imports is imported there, from that project. Plugins are found as Snakemake is imported: where PYTHONPATH may
 name more of them, a process of its own has to do it.
 """

@@ -61,8 +61,8 @@ class Project:
             changes: a further overlay on the configuration.
             preset: the overlay to take in place of the smoke preset.
         """
-        command = self.command(*arguments, changes=changes, preset=preset)
-        return run(command, self.root, self.environment())
+        _, _, _, *options = self.command(*arguments, changes=changes, preset=preset)
+        return snakemake(options, self.root, self.environment())
 
     def command(
         self, *arguments: str, changes: Mapping[str, Any] | None = None, preset: str = PRESET
@@ -87,8 +87,7 @@ class Project:
 
     def dry_run(self, *arguments: str, changes: Mapping[str, Any] | None = None) -> Outcome:
         """A dry run of Snakemake."""
-        _, _, _, *options = self.command(*arguments, changes=changes)
-        return dry_run(options, self.root, self.environment())
+        return self.snakemake("--dry-run", *arguments, changes=changes)
 
     def complete(self, *arguments: str, changes: Mapping[str, Any] | None = None) -> Outcome:
         """Run Snakemake, to success."""
@@ -135,12 +134,11 @@ def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> Out
     return Outcome(done.returncode, done.stdout)
 
 
-def dry_run(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Outcome:
-    """A dry run of Snakemake; where PYTHONPATH may name plugins, in a process that finds them."""
-    options = ["--dry-run", *arguments]
+def snakemake(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Outcome:
+    """Run Snakemake to its end; where PYTHONPATH may name plugins, in a process that finds them."""
     if environment.get("PYTHONPATH"):
-        return run([sys.executable, "-m", "snakemake", *options], folder, environment)
-    return Outcome(*snakemake_main(options, folder, environment, TIMEOUT))
+        return run([sys.executable, "-m", "snakemake", *arguments], folder, environment)
+    return Outcome(*snakemake_main(arguments, folder, environment, TIMEOUT))
 
 
 def required(need: str) -> bool:

@@ -28,10 +28,6 @@ EVERYTHING = {
     "select_targets": 1,
     "attack": 1,
     "publish_attacks": 1,
-    "attack_sets": 2,
-    "summarise_sets": 1,
-    "reweigh_loss": 1,
-    "publish_baseline": 1,
     "summarise_attacks": 1,
     "summarise_ablation": 1,
     "compute_gradient_norms": 1,
@@ -88,6 +84,9 @@ def overlay(kind: str, path: Path) -> dict[str, Any]:
         "data": {"use": ["mine"]},
         "datasets": {"mine": {"kind": kind, "path": str(path)}},
         "attack": {"radii": [0.5], "targets": 2},
+        # As for other data: it knows of features alone.
+        "multi_target": {"sizes": []},
+        "baseline": {"weights": []},
         "validation": {"dataset": None, "ranking_samples": 0},
     }
 
