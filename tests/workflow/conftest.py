@@ -14,6 +14,11 @@ from undue.data.registry import fetch, mirror_folder, read_registry
 from undue.errors import UserError
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that the last of it doesn't run alone."""
+    items.sort(key=lambda item: item.path.name != "test_slurm.py")
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers of this test session have in common."""
