@@ -1,7 +1,7 @@
 """Snakemake in processes that have its imports behind them.
 
 Most tests of the workflow ask what a dry run plans, and half of the time of a dry run is imports. A server
-process with nothing but Snakemake imported forks a process for each run; what a project's own Snakefile
+process with Snakemake and what it imports forks a process for each run; what a project's own Snakefile
 imports is imported there, from that project. Plugins are found as Snakemake is imported: where PYTHONPATH may
 name more of them, a process of its own has to do it.
 """
@@ -24,8 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def server() -> ForkServerContext:
     """Whose processes have Snakemake imported."""
     context = get_context("forkserver")
-    # Not modules of the tests' own folders: Python 3.11's server doesn't find them.
-    context.set_forkserver_preload(["snakemake.cli"])
+    # What a run of Snakemake imports; not modules of the tests' own folders: Python 3.11's server doesn't
+    # find them.
+    imported = ["snakemake.cli", "snakemake.report.html_reporter", "pandas", "jsonschema"]
+    context.set_forkserver_preload(imported)
     return context
 
 

@@ -18,8 +18,6 @@ pytestmark = pytest.mark.slow
 
 PAPER = "workflow/presets/paper.yaml"
 GFLOPS = 50.0  # of a slow core
-# How their lanes are counted has changed since they were measured.
-OUTDATED = {"attack", "attack_sets"}
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +76,6 @@ def test_what_is_asked_for_is_enough(rules: dict[str, Any], jobs: tuple[list[Job
         memory, limit = (asked(rule, job, size, *of) for of in (("mem_mb", 0.0), ("runtime", 30.0)))
         if minutes > limit:
             too_little[job.rule, "minutes"] = minutes, limit
-        if expected["memory_mb"] > memory and job.rule not in OUTDATED:
+        if expected["memory_mb"] > memory:
             too_little[job.rule, "MB"] = expected["memory_mb"], memory
     assert too_little == {}

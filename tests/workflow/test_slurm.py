@@ -51,7 +51,7 @@ class Slurm:
 
     def start(self, project: Project, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         """Start to run the smoke preset in a project by profiles/slurm."""
-        command = ["--profile", "profiles/slurm", "--slurm-arrays-init-seconds-before-status-checks", "3"]
+        command = ["--profile", "profiles/slurm", "--slurm-arrays-init-seconds-before-status-checks", "1"]
         return subprocess.Popen(
             project.command(*command, *arguments),
             cwd=project.root,

@@ -72,7 +72,9 @@ class Problem:
 
 def load_schema() -> dict[str, Any]:
     """The schema of the configuration (JSON Schema, draft 2020-12)."""
-    schema: dict[str, Any] = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    # The parser in C, where there is one: this happens at every start of Snakemake.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    schema: dict[str, Any] = yaml.load(SCHEMA.read_text(encoding="utf-8"), loader)
     return schema
 
 
