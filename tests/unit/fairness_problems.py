@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
@@ -58,11 +54,3 @@ def losses(part: Part, theta: Tensor) -> Tensor:
     """The log-losses (n,), written out, for autograd."""
     p, y = probability(part, theta), part.risk.y
     return -(y * torch.log(p) + (1 - y) * torch.log(1 - p))
-
-
-def mirror() -> Path:
-    """The mirror folder with the real data sets; skips where there is none."""
-    folder = Path(os.environ.get("UNDUE_MIRROR", ""))
-    if not (folder / "adult" / "adult.test").is_file():
-        pytest.skip("no mirror folder with the real data sets (UNDUE_MIRROR)")
-    return folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import pandas as pd
 import pytest
 import safetensors.numpy
 from PIL import Image
+from real_data import mirror
 
 from undue.data.datasets import ArrayDataset, ImageDataset, decode, open_dataset
 from undue.errors import UserError
@@ -37,14 +37,6 @@ def all_images(dataset: ImageDataset) -> dict[int, Image.Image]:
     images = list(dataset.images())
     assert sorted(index for index, _ in images) == list(range(len(dataset.samples.names)))
     return dict(images)
-
-
-def mirror() -> Path:
-    """The mirror folder of real data, or a skip."""
-    folder = Path(os.environ.get("UNDUE_MIRROR") or "nowhere")
-    if not folder.is_dir():
-        pytest.skip("no mirror folder with the real data sets (set UNDUE_MIRROR)")
-    return folder
 
 
 # --- official layouts ---

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import scipy.optimize
 import torch
-from fairness_problems import METRICS, make_judge, make_pipeline, make_problem, mirror
+from fairness_problems import METRICS, make_judge, make_pipeline, make_problem
+from real_data import mirror
 
 from undue.errors import UserError
 from undue.fairness import program as programs
@@ -489,7 +490,7 @@ def test_an_accuracy_just_within_the_budget_counts() -> None:
 @pytest.mark.slow
 def test_german_as_published() -> None:
     """The published notebook's run: German, equal opportunity, β = 0.5, γ = 0, its own groups and scales."""
-    files = {"table": mirror() / "german" / "german.data"}
+    files = {"table": mirror("adult/adult.test") / "german" / "german.data"}
     encoded = encode(read_table("german", files, {"published_groups": True}), name="german")
     train, validation, test = (
         make_part(*(values[encoded.part == name] for values in (encoded.x, encoded.label, encoded.group)))
@@ -508,7 +509,7 @@ def test_german_as_published() -> None:
 @pytest.mark.mirror
 @pytest.mark.slow
 def test_solvers_agree_at_adult_s_size() -> None:
-    folder = mirror() / "adult"
+    folder = mirror("adult/adult.test") / "adult"
     files = {"train": folder / "adult.data", "test": folder / "adult.test"}
     encoded = encode(read_table("adult", files, {}), name="adult")
     train, validation, test = (

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fairness_problems import METRICS, losses, make_pipeline, make_problem, mirror, probability
+from fairness_problems import METRICS, losses, make_pipeline, make_problem, probability
+from real_data import mirror
 from sklearn.linear_model import LogisticRegression
 
 from undue.errors import UserError
@@ -314,7 +315,7 @@ def test_honest_base_models_are_scikit_learn_s(
     kind: str, names: dict[str, str], categorical: list[str], l2: float
 ) -> None:
     """Accuracy and gaps on validation and test to four decimals."""
-    folder = mirror()
+    folder = mirror("adult/adult.test")
     files = {role: folder / name for role, name in names.items()}
     encoded = encode(read_table(kind, files, {"published_groups": False}), name=kind, categorical=categorical)
     parts = {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fairness_problems import mirror
+from real_data import mirror
 
 from undue.errors import UserError
 from undue.fairness.encode import describe, encode, split
@@ -268,7 +268,7 @@ def test_a_problem_survives_the_disk(tmp_path: Path) -> None:
 def test_published_sizes(
     kind: str, names: dict[str, str], categorical: list[str], sizes: tuple[int, int, int], features: int
 ) -> None:
-    folder = mirror()
+    folder = mirror("adult/adult.test")
     table = read_table(kind, {role: folder / name for role, name in names.items()}, OPTIONS)
     encoded = encode(table, name=kind, categorical=categorical)
     found = tuple((encoded.part == name).sum() for name in ("train", "validation", "test"))
@@ -278,7 +278,7 @@ def test_published_sizes(
 
 @pytest.mark.mirror
 def test_the_published_slip_moves_thirty_year_olds_of_the_test_part() -> None:
-    files = {"table": mirror() / "german" / "german.data"}
+    files = {"table": mirror("adult/adult.test") / "german" / "german.data"}
     right, slip = (read_table("german", files, {**OPTIONS, "published_groups": on}) for on in (False, True))
     moved = np.flatnonzero(right.group != slip.group)
     assert len(moved) == 11

@@ -32,13 +32,13 @@ from undue.validation.effects import (
     make_pairs,
     pretty_agreement,
 )
+from undue.validation.head import Head
 from undue.validation.hinge import exact_hinge, hinge_influence, hinge_pairs
 from undue.validation.images import Images, first_mistake, load_images
 from undue.validation.logistic import (
     DATAMODELLING_COLUMNS,
     PARTS_COLUMNS,
     VARIANTS,
-    Head,
     datamodelling,
     descend,
     early_pairs,

@@ -61,18 +61,18 @@ class Project:
             changes: a further overlay on the configuration.
             preset: the overlay to take in place of the smoke preset.
         """
-        _, _, _, *options = self.command(*arguments, changes=changes, preset=preset)
+        options = self.options(*arguments, changes=changes, preset=preset)
         return snakemake(options, self.root, self.environment())
 
-    def command(
+    def options(
         self, *arguments: str, changes: Mapping[str, Any] | None = None, preset: str = PRESET
     ) -> list[str]:
-        """The command of `snakemake`."""
+        """What `snakemake` is called with."""
         files = [preset]
         if changes is not None:
             (self.root / "changes.yaml").write_text(yaml.safe_dump(dict(changes)), encoding="utf-8")
             files.append("changes.yaml")
-        return [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, "--configfile", *files]
+        return ["--cores", "2", *arguments, "--configfile", *files]
 
     def environment(self) -> dict[str, str]:
         """The environment of `snakemake`."""

@@ -53,7 +53,7 @@ class Slurm:
         """Start to run the smoke preset in a project by profiles/slurm."""
         command = ["--profile", "profiles/slurm", "--slurm-arrays-init-seconds-before-status-checks", "1"]
         return subprocess.Popen(
-            project.command(*command, *arguments),
+            [sys.executable, "-m", "snakemake", *project.options(*command, *arguments)],
             cwd=project.root,
             env={**project.environment(), **self.environment(INTERRUPTION), **variables},
             stdin=subprocess.DEVNULL,

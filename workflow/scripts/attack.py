@@ -16,16 +16,12 @@ from undue.valuation.attack import (
     starts,
     trajectory_table,
 )
-from undue.valuation.calculator import load_attack_setting
+from undue.valuation.calculator import load_attack_setting, machine_settings
 
 snakemake: Snakemake  # put here by Snakemake
 
 with job(snakemake):
-    cfg = {
-        **snakemake.params.cfg,
-        "attack.device": snakemake.resources.device,
-        "attack.memory_gb": snakemake.resources.lanes_mb / 1000,
-    }
+    cfg = {**snakemake.params.cfg, **machine_settings(snakemake.resources)}
     files = (snakemake.input.features, snakemake.input.split, snakemake.input.model)
     setting = load_attack_setting(*files, cfg, *snakemake.wildcards)
     plan = Plan.of(

@@ -11,7 +11,7 @@ from undue.files import read_json
 from undue.run.job import job
 from undue.tables import write_table
 from undue.valuation.attack import Plan, starts
-from undue.valuation.calculator import load_attack_setting, load_exact_setting
+from undue.valuation.calculator import load_attack_setting, load_exact_setting, machine_settings
 from undue.valuation.evaluate import evaluate
 from undue.valuation.sets import (
     SET_PUBLISHED_COLUMNS,
@@ -26,11 +26,7 @@ from undue.valuation.sets import (
 snakemake: Snakemake  # put here by Snakemake
 
 with job(snakemake) as log:
-    cfg = {
-        **snakemake.params.cfg,
-        "attack.device": snakemake.resources.device,
-        "attack.memory_gb": snakemake.resources.lanes_mb / 1000,
-    }
+    cfg = {**snakemake.params.cfg, **machine_settings(snakemake.resources)}
     size, radius = int(snakemake.wildcards.size), float(snakemake.wildcards.radius)
     files = (snakemake.input.features, snakemake.input.split, snakemake.input.model)
     setting = load_attack_setting(*files, cfg, "sets", *snakemake.wildcards)

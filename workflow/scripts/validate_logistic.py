@@ -7,11 +7,11 @@ from undue.calculus.linear import Logistic
 from undue.run.job import job
 from undue.tables import write_result, write_table
 from undue.validation.effects import PAIR_COLUMNS
+from undue.validation.head import Head
 from undue.validation.images import load_images
 from undue.validation.logistic import (
     DATAMODELLING_COLUMNS,
     PARTS_COLUMNS,
-    Head,
     datamodelling,
     early_pairs,
     logistic_pairs,

@@ -230,9 +230,8 @@ def attack_directly(
                 known = found.get(_key(theta))
                 if known is None or slope.value > known[1].value:
                     found[_key(theta)] = (theta, slope)
-    candidates = [
-        step for step in found.values() if accuracy(validation, step[0]) >= accuracy(validation, base)
-    ]
+    lowest = accuracy(validation, base)
+    candidates = [step for step in found.values() if accuracy(validation, step[0]) >= lowest]
     # The honest model is always there to fall back on.
     judged = {_key(base): {"soft_gap": float("nan"), **judge.verdict(base, judge.honest)}}
     rows, chosen = [], []

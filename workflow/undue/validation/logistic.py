@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -22,9 +22,8 @@ from undue.calculus.objective import Objective
 from undue.formats import interval
 from undue.randomness import stream
 from undue.tables import FLOAT, INT, TEXT, Columns
-from undue.training import train
 from undue.validation.effects import make_pairs
-from undue.validation.images import first_mistake
+from undue.validation.head import Head
 from undue.validation.retraining import frozen_newton, leave_one_out
 
 PARTS_COLUMNS: Columns = {
@@ -52,57 +51,6 @@ DATAMODELLING_COLUMNS: Columns = {
     "chance_low": (FLOAT, "lower end of the central 95 % of these scores"),
     "chance_high": (FLOAT, "upper end"),
 }
-
-
-@dataclass(frozen=True)
-class Head:
-    """A logistic head at its minimum, trained and factorised once for all that is asked of it.
-
-    Attributes:
-        objective: what it minimises.
-        test: the test risk.
-        theta: θ* (d, 1, 1).
-        factor: of the Hessian there.
-        image: the test sample whose loss is predicted.
-        gradient_norm: ‖∇R‖ that it is trained to, and all models that it is compared with.
-    """
-
-    objective: Objective[LinearRisk]
-    test: LinearRisk
-    theta: Tensor
-    factor: Factor
-    image: int
-    gradient_norm: float
-
-    @classmethod
-    def of(cls, training: LinearRisk, test: LinearRisk, *, l2: float, gradient_norm: float) -> Head:
-        """Train it; the test sample is the first that it gets wrong.
-
-        Args:
-            training, test: logistic risks.
-            l2: λ.
-            gradient_norm: ‖∇R‖ to train to.
-        """
-        objective = Objective(training, l2)
-        theta = train(
-            training,
-            l2=l2,
-            regularise_bias=True,
-            gradient_norm=gradient_norm,
-            key="validation.gradient_norm",
-            l2_key="validation.l2",
-        ).theta
-        factor = Factor.of_head(objective, theta)
-        return cls(objective, test, theta, factor, first_mistake(test, theta), gradient_norm)
-
-    @property
-    def training(self) -> LinearRisk:
-        """The training risk."""
-        return self.objective.risk
-
-    def most_influential(self, values: Tensor, count: int) -> Tensor:
-        """The samples of largest |I| (m,), of values (n,)."""
-        return values.abs().topk(min(count, self.training.samples)).indices
 
 
 def influence_parts(head: Head, image: int) -> dict[str, Tensor]:

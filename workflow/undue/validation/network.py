@@ -123,14 +123,12 @@ def go_on(
         progress: told how many steps are done.
     """
     theta = theta.clone()
-    # All of them if there are no more: the weights below have to add up to one.
-    batch = min(batch, risk.samples)
     order = np.empty(0, dtype=np.int64)
     for step in range(steps):
         if len(order) < batch:
             order = np.concatenate([order, generator.permutation(risk.samples)])
         rows, order = torch.from_numpy(order[:batch]), order[batch:]
-        weights = (rows[:, None] != removed).to(theta) / batch
+        weights = (rows[:, None] != removed).to(theta) / len(rows)
         gradient = risk.rows(rows).at(theta).grad(weights) + l2 * theta
         rate = torch.full_like(theta[0, 0], learning_rate(step))
         theta += optimiser.step(gradient, rate)

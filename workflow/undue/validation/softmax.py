@@ -9,15 +9,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from undue.calculus.factor import Factor
 from undue.calculus.functional import one_loss
 from undue.calculus.influence import influence
 from undue.calculus.lissa import Recipe, curvature_bound, lissa, mini_batches
-from undue.calculus.objective import Objective
 from undue.randomness import stream
-from undue.training import train
 from undue.validation.effects import make_pairs
-from undue.validation.images import Images, first_mistake
+from undue.validation.head import Head
+from undue.validation.images import Images
 from undue.validation.retraining import frozen_newton, leave_one_out
 
 EXACT = "exact solve"
@@ -54,20 +52,12 @@ def softmax_pairs(
         progress: told how many models are trained.
     """
     training, test = images.risk(images.train), images.risk(images.test)
-    objective = Objective(training, l2)
-    theta = train(
-        training,
-        l2=l2,
-        regularise_bias=True,
-        gradient_norm=gradient_norm,
-        key="validation.gradient_norm",
-        l2_key="validation.l2",
-    ).theta
+    say("training, and factorising the Hessian")
+    head = Head.of(training, test, l2=l2, gradient_norm=gradient_norm)
+    objective, theta, factor = head.objective, head.theta, head.factor
     point = training.at(theta)
-    say(f"trained; accuracy {float(test.at(theta).accuracy()):.4f}; factorising the Hessian")
-    factor = Factor.of_head(objective, theta)
-    image = first_mistake(test, theta)
-    functional = one_loss(test, image)
+    say(f"accuracy {float(test.at(theta).accuracy()):.4f}")
+    functional = one_loss(test, head.image)
     gradient = functional.gradient(theta)
     values, solution = influence(point, gradient, factor.solve)
     solution.require("validation.l2", what="the softmax head's influence")
@@ -86,8 +76,8 @@ def softmax_pairs(
             tolerance=torch.inf,
         )
         predicted[f"LiSSA, r = {times}"] = influence(point, gradient, estimate)[0][:, 0]
-    rows = predicted[EXACT].abs().topk(min(count, training.samples)).indices
-    say(f"leaving out {len(rows)} samples, one at a time; test image {images.test[image]}")
+    rows = head.most_influential(predicted[EXACT], count)
+    say(f"leaving out {len(rows)} samples, one at a time; test image {images.test[head.image]}")
     effects = leave_one_out(
         objective,
         theta,

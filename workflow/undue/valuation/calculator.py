@@ -230,6 +230,11 @@ def load_exact_setting(
     return load_setting(features, split, model, settings, dtype=torch.float64, device=torch.device("cpu"))
 
 
+def machine_settings(resources: Any) -> dict[str, Any]:
+    """The part of the section `attack` that a machine decides and a job has as its resources."""
+    return {"attack.device": resources.device, "attack.memory_gb": resources.lanes_mb / 1000}
+
+
 def load_attack_setting(
     features: str | Path, split: str | Path, model: str | Path, settings: Mapping[str, Any], *name: str
 ) -> Setting:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from undue.arrays import read_rows
-from undue.budget import least_accuracy
+from undue.budget import within_budget
 from undue.tables import BOOL, FLOAT, INT, Columns
 
 PUBLISHED_COLUMNS: Columns = {
@@ -134,8 +134,7 @@ def judge(
             "accuracy_lost_shared": lost["shared"],
             "accuracy_lost_pristine": lost["pristine"],
             "confirmed": confirmed,
-            "within_budget": confirmed
-            & (table["accuracy_shared"] >= least_accuracy(honest["shared"], budget)),
+            "within_budget": confirmed & within_budget(lost["shared"], budget),
             "transfers": confirmed & (table["rank_pristine"] <= table["k"]),
             "theta": table["theta"].fillna(-1),
         }

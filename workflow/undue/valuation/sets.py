@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from undue.budget import least_accuracy
+from undue.budget import within_budget
 from undue.calculus.basis import Eigenbasis
 from undue.errors import UserError
 from undue.progress import Progress
@@ -287,8 +287,7 @@ def judge_sets(
             continue
         lane, choice = lanes[row.lane], choices[row.choice]
         lost = {half: honest[half] - accuracy[place] for half, accuracy in accuracies.items()}
-        cheap = accuracies["shared"][place] >= least_accuracy(honest["shared"], budget)
-        counts = cheap or not row.constrained
+        counts = not row.constrained or within_budget(lost["shared"], budget)
         rows.append(
             base
             | {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from undue.budget import least_accuracy
+from undue.budget import within_budget
 from undue.formats import interval, number, percent, share
 from undue.intervals import wilson
 from undue.tables import FLOAT, INT, TEXT, Columns
@@ -192,7 +192,7 @@ def rates_as_published(published: pd.DataFrame, best_rank: pd.Series, *, budget:
     rows = []
     for k, verdicts in published.groupby("k"):
         counted = verdicts["target"].map(best_rank) < UNRANKED
-        cheap = verdicts["confirmed"] & (-verdicts["accuracy_lost_pristine"] >= least_accuracy(0, budget))
+        cheap = verdicts["confirmed"] & within_budget(verdicts["accuracy_lost_pristine"], budget)
         rows.append(
             {
                 "k": int(k),
