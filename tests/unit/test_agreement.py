@@ -157,7 +157,7 @@ def test_the_jackknife_covers_the_truth_as_often_as_it_says() -> None:
         return linear_datamodelling_score(scores, subsets, outcomes, generator=rng(), permutations=2).score
 
     truth = score(10**6, 1000).value
-    found = [score(2 * number, 60) for number in range(150)]
+    found = [score(2 * number, 60) for number in range(100)]
     assert 0.88 <= np.mean([one.low <= truth <= one.high for one in found]) <= 0.995
 
 

@@ -107,6 +107,9 @@ case "$*" in
     --version) echo "Python 3.10.1" ;;
     "-c import sys;"*) [ -z "${STUB_OLD:-}" ] ;;
     "-m venv --clear .venv") rm -rf .venv && mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-m pip install"*" uv=="*) [ -z "${STUB_UV:-}" ] || cp "$0" .venv/bin/uv ;;
+    "-m pip config list") printf "%s\\n" "${STUB_SETTINGS:-}" ;;
+    "pip install"*) [ "${STUB_UV:-}" != fails ] ;;
     "-m pip install"*"-r envs/requirements.txt") sleep "${STUB_SLEEP:-0}"; [ -z "${STUB_FAIL:-}" ] ;;
 esac
 """
@@ -147,9 +150,10 @@ class Make:
         output, _ = process.communicate(timeout=60)
         return process.returncode, output
 
-    def installs(self) -> int:
-        """How often pip was given the lock."""
-        return self.log.read_text().count("-r envs/requirements.txt") if self.log.exists() else 0
+    def installs(self, by: str = "-m pip install") -> int:
+        """How often pip (or another command) was given the lock."""
+        called = self.log.read_text().splitlines() if self.log.exists() else []
+        return sum(line.startswith(by) and line.endswith("-r envs/requirements.txt") for line in called)
 
 
 @pytest.fixture
@@ -214,6 +218,34 @@ def test_two_at_once_install_once(make: Make) -> None:
 def test_pip_gets_further_options(make: Make) -> None:
     make.run("environment", "PIP_ARGS=--extra-index-url URL")
     assert "--extra-index-url URL -r envs/requirements.txt" in make.log.read_text()
+
+
+PIP_SETTINGS = r"""\
+:env:.find-links='/here'
+global.cert='/certificates'
+global.extra-index-url='\nURL1\nURL2'
+global.find-links='/elsewhere'
+global.index-url='URL0'"""
+
+
+def test_uv_installs_the_lock_from_where_pip_would(make: Make) -> None:
+    code, output = make.run("environment", "PIP_ARGS=--no-cache", STUB_UV="works", STUB_SETTINGS=PIP_SETTINGS)
+    assert code == 0, output
+    assert make.installs() == 0
+    (line,) = [line for line in make.log.read_text().splitlines() if line.startswith("pip install")]
+    places = "--find-links=/here --extra-index-url=URL1 --extra-index-url=URL2 --index-url=URL0"
+    assert line.endswith(f"{places} --no-cache -r envs/requirements.txt")
+    assert f"-m pip install --quiet --disable-pip-version-check --no-cache uv=={locked(LOCK['uv'])}" in (
+        make.log.read_text()
+    )
+
+
+@pytest.mark.parametrize("stub", ["", "fails"])
+def test_without_uv_pip_installs_the_lock(make: Make, stub: str) -> None:
+    code, output = make.run("environment", STUB_UV=stub)
+    assert code == 0, output
+    assert make.installs() == 1
+    assert "pip does" in output
 
 
 def test_an_old_python_is_named(make: Make) -> None:

@@ -1,40 +1,50 @@
-"""Snakemake in processes that have its imports behind them.
+"""Snakemake, the scripts of its jobs, and DVC, in processes that have their imports behind them.
 
-Most tests of the workflow ask what a dry run plans, and half of the time of a dry run is imports. A server
-process with Snakemake and what it imports forks a process for each run; what a project's own Snakefile
-imports is imported there, from that project. Plugins are found as Snakemake is imported: where PYTHONPATH may
-name more of them, a process of its own has to do it.
+Half of the time of a dry run is imports, and nearly all of a small job's. A server process with Snakemake,
+DVC, torch and the other libraries forks a process for each run, and that of Snakemake forks one for each
+script in place of starting Python anew; the project's own modules are imported there, from that project.
+What tests start by other commands (make, SLURM, stages of `dvc repro`) begins as it does for everyone.
 """
 
 from __future__ import annotations
 
+import gc
 import os
+import runpy
+import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any, NoReturn
 
+import dvc.cli
 import snakemake.cli
+from snakemake.benchmark import benchmarked
+from snakemake.script import PythonScript
 
 ROOT = Path(__file__).resolve().parents[2]
+MAIN = {"snakemake": snakemake.cli.main, "dvc": dvc.cli.main}
 
 
 def server() -> ForkServerContext:
-    """Whose processes have Snakemake imported."""
+    """Whose processes have the programs' and the scripts' libraries imported."""
     context = get_context("forkserver")
-    # What a run of Snakemake imports; not modules of the tests' own folders: Python 3.11's server doesn't
-    # find them.
-    imported = ["snakemake.cli", "snakemake.report.html_reporter", "pandas", "jsonschema"]
-    context.set_forkserver_preload(imported)
+    # Not modules of the tests' own folders: Python 3.11's server doesn't find them.
+    programs = ["snakemake.cli", "snakemake.report.html_reporter", "smart_open", "dvc.cli.parser", "dvc.repo"]
+    rules = ["jsonschema", "pypi_simple"]
+    scripts = ["torch", "pandas", "pyarrow.parquet", "scipy.stats", "matplotlib.pyplot", "PIL.Image", "cvxpy"]
+    context.set_forkserver_preload([*programs, *rules, *scripts])
     return context
 
 
-def snakemake_main(
-    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float
+def forked(
+    program: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float
 ) -> tuple[int, str]:
-    """Do what `python -m snakemake` does with these arguments.
+    """Do what the command `program` does with these arguments; it is one of `MAIN`.
 
     Returns:
         The exit status and all that was printed.
@@ -43,27 +53,63 @@ def snakemake_main(
         TimeoutError: it took more than `timeout` seconds; it is killed.
     """
     with tempfile.NamedTemporaryFile("r", encoding="utf-8") as said:
-        given = (list(arguments), folder, dict(environment), said.name)
+        given = (program, list(arguments), folder, dict(environment), said.name)
         process = server().Process(target=_main, args=given)
         process.start()
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
             process.join()
-            raise TimeoutError(f"snakemake {' '.join(arguments)} took more than {timeout} s")
+            raise TimeoutError(f"{program} {' '.join(arguments)} took more than {timeout} s")
         return process.exitcode, said.read()
 
 
-def _main(arguments: list[str], folder: Path, environment: dict[str, str], output: str) -> None:
+def _main(program: str, arguments: list[str], folder: Path, environment: dict[str, str], output: str) -> None:
     """In the new process."""
     with Path(os.devnull).open() as nothing, Path(output).open("a") as said:
         for descriptor, file in ((0, nothing), (1, said), (2, said)):
             os.dup2(file.fileno(), descriptor)
+    # What is there already is neither looked through nor copied again and again for want of memory.
+    gc.freeze()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     # Modules are to be the project's and the environment's, not those under test in this process's parent.
     tested = {str(ROOT / "workflow"), str(ROOT / "tests")}
-    sys.path[:] = [str(folder), *(path for path in sys.path if path not in tested)]
-    sys.argv = ["snakemake", *arguments]
-    snakemake.cli.main(arguments)
+    added = list(filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)))
+    sys.path[:] = [str(folder), *added, *(path for path in sys.path if path not in tested)]
+    sys.argv = [program, *arguments]
+    for customised in (Path(path, "sitecustomize.py") for path in added):
+        if customised.exists():
+            runpy.run_path(str(customised))
+    PythonScript._execute_cmd = _run_script
+    sys.exit(MAIN[program](arguments))
+
+
+def _run_script(job: PythonScript, command: str, *, fname: str, **_: Any) -> None:
+    """In place of a shell that runs `command`, which is a new Python with a script."""
+    script = os.fork()
+    if not script:
+        _script(job, fname)
+    with benchmarked(script, job.bench_record):
+        ended = os.waitpid(script, 0)[1]
+    if status := os.waitstatus_to_exitcode(ended):
+        raise subprocess.CalledProcessError(status, command)
+
+
+def _script(job: PythonScript, file: str) -> NoReturn:
+    """In the new process, whose main thread was one of Snakemake's: it can't leave in the usual way."""
+    status = 1
+    try:
+        os.environ.update(OMP_NUM_THREADS=str(job.threads), TMPDIR=job.resources.get("tmpdir", ""))
+        sys.argv = [file]
+        runpy.run_path(file, run_name="__main__")
+        status = 0
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

@@ -9,14 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 import yaml
-from forked import snakemake_main
+from forked import MAIN, forked
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = "workflow/presets/smoke.yaml"
@@ -62,7 +62,7 @@ class Project:
             preset: the overlay to take in place of the smoke preset.
         """
         options = self.options(*arguments, changes=changes, preset=preset)
-        return snakemake(options, self.root, self.environment())
+        return run(["snakemake", *options], self.root, self.environment())
 
     def options(
         self, *arguments: str, changes: Mapping[str, Any] | None = None, preset: str = PRESET
@@ -77,7 +77,8 @@ class Project:
     def environment(self) -> dict[str, str]:
         """The environment of `snakemake`."""
         kept = {name: value for name, value in os.environ.items() if name not in UNSET}
-        return {**kept, "UNDUE_MIRROR": str(self.mirror)}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        return {**kept, "PATH": path, "UNDUE_MIRROR": str(self.mirror)}
 
     def plan(self, *arguments: str, changes: Mapping[str, Any] | None = None) -> dict[str, int]:
         """What a dry run says will be done: rule → number of jobs, without the target rule."""
@@ -119,7 +120,10 @@ class Project:
 
 
 def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> Outcome:
-    """Run a command to its end, whatever that is."""
+    """Run a command to its end, whatever that is; Snakemake and DVC without waiting for their imports."""
+    program, *arguments = command
+    if program in MAIN and not _plugins(environment):
+        return Outcome(*forked(program, arguments, folder, environment, TIMEOUT))
     done = subprocess.run(
         command,
         cwd=folder,
@@ -134,11 +138,10 @@ def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> Out
     return Outcome(done.returncode, done.stdout)
 
 
-def snakemake(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Outcome:
-    """Run Snakemake to its end; where PYTHONPATH may name plugins, in a process that finds them."""
-    if environment.get("PYTHONPATH"):
-        return run([sys.executable, "-m", "snakemake", *arguments], folder, environment)
-    return Outcome(*snakemake_main(arguments, folder, environment, TIMEOUT))
+def _plugins(environment: Mapping[str, str]) -> bool:
+    """Whether PYTHONPATH has plugins for Snakemake, which finds them as it is imported."""
+    folders = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    return any(any(Path(folder).glob("snakemake_executor_plugin_*")) for folder in folders)
 
 
 def required(need: str) -> bool:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from getpass import getuser
 from pathlib import Path
 
-PROGRAMS = ("setpriv", "munged", "slurmctld", "slurmd", "sinfo", "sbatch", "srun", "squeue", "scancel")
+PROGRAMS = ("setpriv", "munged", "slurmctld", "slurmd", "sinfo", "sbatch", "squeue", "scancel")
 PATIENCE = 30.0  # seconds
 SETTINGS = """\
 ClusterName=test
@@ -69,7 +69,7 @@ def single_node() -> Iterator[dict[str, str]]:
     with ExitStack() as stack:
         # Not below pytest's folder: the name of a socket has room for 107 characters.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-")))
-        for name in ("state", "spool", "bin"):
+        for name in ("state", "spool"):
             (folder / name).mkdir()
         key = folder / "munge.key"
         key.touch(mode=0o600)
@@ -78,12 +78,7 @@ def single_node() -> Iterator[dict[str, str]]:
         host = socket.gethostname().partition(".")[0]
         text = SETTINGS.format(folder=folder, host=host, ports=free_ports(2), user=getuser())
         settings.write_text(text, encoding="utf-8")
-        # Snakemake calls srun without the variables that begin with SLURM_.
-        srun = folder / "bin" / "srun"
-        command = shutil.which("srun", path=path)
-        srun.write_text(f'#!/bin/sh\nSLURM_CONF={settings} exec {command} "$@"\n', encoding="utf-8")
-        srun.chmod(0o755)
-        found = {"PATH": os.pathsep.join([str(folder / "bin"), path]), "SLURM_CONF": str(settings)}
+        found = {"PATH": path, "SLURM_CONF": str(settings)}
         munge = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
         munge.append(f"--socket={folder}/munge.socket")
         # --force: of a folder like this one it would only serve root, and not without complaint.

@@ -17,15 +17,14 @@ from undue.data.split import SPLIT_COLUMNS, split
 from undue.errors import UserError
 from undue.randomness import stream
 from undue.tables import write_table
-from undue.training import cross_validate, train
+from undue.training import train
 from undue.valuation.attack import Lane, Plan, attack, starts
 from undue.valuation.calculator import Calculator, Setting, rank_samples
 from undue.valuation.objectives import objective_weights
 
 pytestmark = [pytest.mark.slow]
 
-L2_GRID = (1e-4, 1e-3, 1e-2)
-L2 = 1e-3  # which cross-validation chooses, of these as of the configuration's
+L2 = 1e-3  # which cross-validation chooses
 SPLIT_SEEDS = range(5)
 
 
@@ -46,30 +45,25 @@ def features(tmp_path_factory: pytest.TempPathFactory, snapshot: Path) -> Path:
     return folder
 
 
-def load(features: Path, seed: int, folder: Path, *, l2: float | None = None, rank_sign: int = 1) -> Setting:
-    """Split by this seed, choose λ by cross-validation unless it is given, train: as the workflow does."""
+def load(features: Path, seed: int, folder: Path, *, rank_sign: int = 1) -> Setting:
+    """Split by this seed and train, as the workflow does."""
     samples = pd.read_parquet(features / "samples.parquet")
     part = split(
         samples["label"].to_numpy(), samples["split"].to_numpy(dtype=object), test_fraction=0.2, seed=seed
     )
     write_table(folder / "split.parquet", SPLIT_COLUMNS, samples[["index", "label"]].assign(part=part))
     problem = load_problem(features / "features.npy", folder / "split.parquet", scaling="centre")
-    if l2 is None:
-        folds = stream(0, "folds")
-        l2 = cross_validate(problem.train, L2_GRID, folds=5, regularise_bias=True, generator=folds).best
-    found = train(problem.train, l2=l2, regularise_bias=True, gradient_norm=1e-6)
+    found = train(problem.train, l2=L2, regularise_bias=True, gradient_norm=1e-6)
     assert float(found.gradient_norm) <= 1e-5
     basis = Eigenbasis.of(problem.train.x)
-    calculator = Calculator(problem.rotated(basis), basis.moments, l2, True, 0.25, rank_sign)
+    calculator = Calculator(problem.rotated(basis), basis.moments, L2, True, 0.25, rank_sign)
     return Setting(calculator, basis, found.theta, problem.train_index)
 
 
 def test_accuracy_over_split_seeds(features: Path, tmp_path: Path) -> None:
     accuracies = []
     for seed in SPLIT_SEEDS:
-        # Choosing λ takes most of the time: on the first split only.
-        setting = load(features, seed, tmp_path, l2=L2 if seed else None)
-        assert setting.calculator.l2 == L2
+        setting = load(features, seed, tmp_path)
         theta = setting.basis.to_basis(setting.theta)
         halves = (setting.calculator.problem.shared, setting.calculator.problem.pristine)
         correct = torch.cat([half.to(torch.float64).at(theta).correct() for half in halves])
@@ -84,7 +78,7 @@ def test_most_targets_become_the_most_helpful_sample_cheaply(features: Path, tmp
     This holds where rank 1 is the lowest influence, the most helpful sample. With the paper's sign,
     the most harmful, it takes twice the radius (see README.md).
     """
-    setting = load(features, 0, tmp_path, l2=L2, rank_sign=-1)
+    setting = load(features, 0, tmp_path, rank_sign=-1)
     honest = setting.calculator.problem.shared.to(torch.float64)
     accuracy = float(honest.at(setting.basis.to_basis(setting.theta)).accuracy())
     rank = rank_samples(setting, setting.theta, tolerance=1e-4)

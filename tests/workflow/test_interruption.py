@@ -29,6 +29,7 @@ KILLS = [
     ("summarise_attacks", 4),
     ("plot_attack_success", 2),
 ]
+ATTACKS = "results/tiny/attack/min_higher/radius=0.8"
 PATIENCE = 120.0  # seconds
 
 
@@ -153,12 +154,12 @@ def test_snakemake_killed(reference: Tiny, project: Tiny, tmp_path: Path, job_en
 SMALL_DISK = """
 set -u
 mount -t tmpfs -o "size=$3,mode=755" tmpfs "$1"
-snakemake
+snakemake "$4"
 status=$?
 find "$1" -type f
 [ $status -ne 0 ] || exit 3
 mount -o remount,size=16m "$1"
-snakemake || exit 4
+snakemake "$4" || exit 4
 mkdir "$2"
 cp -R data results "$2"
 """
@@ -177,22 +178,24 @@ def mounting() -> list[str] | None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "size", "file"),
+    ("folder", "size", "file", "target"),
     [
         # Whichever of the tables comes second.
-        ("results/tables", "4k", r"results/tables/\w+\.\w+"),
+        ("results/tables", "4k", r"results/tables/\w+\.\w+", "all"),
         # Room for the attack's two tables, not for its models.
-        ("results/tiny/attack/min_higher/radius=0.8", "12k", r"seed=0/block=0\.candidates\.safetensors"),
+        (ATTACKS, "12k", r"seed=0/block=0\.candidates\.safetensors", f"{ATTACKS}/published.parquet"),
     ],
 )
-def test_full_disk(reference: Tiny, project: Tiny, tmp_path: Path, folder: str, size: str, file: str) -> None:
+def test_full_disk(
+    reference: Tiny, project: Tiny, tmp_path: Path, folder: str, size: str, file: str, target: str
+) -> None:
     prefix = mounting()
     if prefix is None:
         pytest.skip("no small disk to be had: neither root nor a user namespace may mount one here")
     kept = Tiny(tmp_path / "kept", project.mirror)
     # An intermediate file is missed only if something is to be made of it.
     (project.root / "results/figures/top_ranked_tiny.svg").unlink()
-    outcome = project.attempt(*prefix, "sh", "-c", SMALL_DISK, "sh", folder, str(kept.root), size)
+    outcome = project.attempt(*prefix, "sh", "-c", SMALL_DISK, "sh", folder, str(kept.root), size, target)
     assert outcome.status == 0, outcome.output
     failed, second = outcome.output.split("Exiting because a job execution failed", 1)
     assert re.search(rf"{file}: no space left on the device", failed)

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 INTERRUPTION = Path(__file__).parent / "interruption"
 PATIENCE = 1800.0  # seconds, on a machine that is busy with other tests
 FOLDERS = ("results", "data")
+METRICS = f"{RESULTS}/metrics.json"  # summarise_attacks writes it last
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def slurm(shared: Path) -> Iterator[Slurm]:
 @pytest.fixture
 def unfinished(complete: Project) -> Project:
     """The project after a complete run, without one of the files that summarise_attacks makes."""
-    (complete.root / RESULTS / "metrics.json").unlink()
+    (complete.root / METRICS).unlink()
     return complete
 
 
@@ -150,7 +151,7 @@ def test_a_job_cancelled_from_outside(
 ) -> None:
     note = tmp_path / "note"
     stall = {"INTERRUPT": "summarise_attacks:2:stall", "INTERRUPT_NOTE": str(note)}
-    started = slurm.start(unfinished, "--retries", "0", **stall)
+    started = slurm.start(unfinished, METRICS, "--retries", "0", **stall)
     try:
         process = wait_for(note, started)
         slurm.scancel("--state=RUNNING", f"--user={getuser()}")
@@ -165,7 +166,7 @@ def test_a_job_cancelled_from_outside(
     assert not Path(f"/proc/{process}").exists()
     expected = smoke_run.checksums(*FOLDERS)
     assert named(unfinished.checksums(*FOLDERS)).items() < expected.items()
-    again = slurm.snakemake(unfinished)
+    again = slurm.snakemake(unfinished, METRICS)
     assert again.status == 0, again.output
     assert "summarise_attacks" in planned_jobs(again.output)
     assert unfinished.checksums(*FOLDERS) == expected
@@ -175,7 +176,7 @@ def test_a_job_out_of_memory_is_killed_and_tried_again_with_more(
     slurm: Slurm, smoke_run: Project, unfinished: Project
 ) -> None:
     # More than the 1000 MB that the rule asks for at first, less than the 2000 MB of the second attempt.
-    outcome = slurm.snakemake(unfinished, "--retries", "1", INTERRUPT="summarise_attacks:2:exceed")
+    outcome = slurm.snakemake(unfinished, METRICS, "--retries", "1", INTERRUPT="summarise_attacks:2:exceed")
     assert slurm.jobs(outcome, "%m")[:2] == ["1000M", "2000M"], outcome.output
     assert "Error in rule summarise_attacks:" in outcome.output
     assert outcome.status == 0, outcome.output

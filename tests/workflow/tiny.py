@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
-from runs import UNSET, Outcome, once, planned_jobs, run, snakemake
+from runs import UNSET, Outcome, once, planned_jobs, run
 
 ARCHIVE = "tiny.zip"
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -102,8 +102,6 @@ class Tiny:
 
     def attempt(self, *command: str) -> Outcome:
         """Run a command to its end, whatever that is."""
-        if command[0] == "snakemake":
-            return snakemake(command[1:], self.root, self.environment())
         return run(list(command), self.root, self.environment())
 
     def run(self, *command: str) -> str:

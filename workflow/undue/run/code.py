@@ -84,16 +84,17 @@ def _absolute(node: ast.ImportFrom, path: Path, root: Path) -> str:
     return ".".join([*anchor, *([node.module] if node.module else [])])
 
 
-def _module_files(name: str, root: Path) -> list[Path]:
+@cache
+def _module_files(name: str, root: Path) -> tuple[Path, ...]:
     """The files that importing `name` runs: the `__init__.py` of each parent, then the module."""
     files: list[Path] = []
     folder = root
     for part in filter(None, name.split(".")):
         if (module := folder / f"{part}.py").is_file():
-            return [*files, module]
+            return (*files, module)
         folder = folder / part
         if (package := folder / "__init__.py").is_file():
             files.append(package)
         else:
             break
-    return files
+    return tuple(files)

@@ -1,10 +1,10 @@
 """A Snakemake executor: SLURM, with the jobs of chosen rules in job arrays.
 
-It is snakemake-executor-plugin-slurm but for how arrays are submitted. That plugin's own arrays (2.8.0) have
-every task check the output of the array's first job, so that what ends before the first job fails and loses
-its files (its issue 447), and they forget jobs that become ready alone (its issue 473). Here a task is one
-branch of the batch script and runs what a job of its own would run, an array has only jobs that ask for
-the same, and no job waits for others.
+It is snakemake-executor-plugin-slurm but for how arrays are submitted and how a job begins. That plugin's own
+arrays (2.8.0) have every task check the output of the array's first job, so that what ends before the first
+job fails and loses its files (its issue 447), and they forget jobs that become ready alone (its issue 473).
+Here a task is one branch of the batch script and runs what a job of its own would run, an array has only jobs
+that ask for the same, and no job waits for others.
 """
 
 from __future__ import annotations
@@ -64,6 +64,14 @@ class Executor(SlurmExecutor):
             self._report_job_submission_threadsafe(
                 SubmittedJobInfo(job, external_jobid=f"{array}_{task}", aux={"slurm_logfile": log})
             )
+
+    def additional_general_args(self) -> str:
+        """No arguments: a job runs its rule. The plugin's would have srun start another Snakemake for that.
+
+        A step of its own is what programs need that SLURM starts several times (MPI); none here does, and a
+        start of Snakemake takes longer than many a job.
+        """
+        return ""
 
     async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncIterator[SubmittedJobInfo]:
         """Yield the jobs that have not ended, and report the others."""
