@@ -81,6 +81,45 @@ def test_pages_quote_the_rankings_as_they_are(validation: pd.DataFrame) -> None:
 
 
 @pytest.fixture(scope="module")
+def variants() -> dict[Hashable, Any]:
+    """Rank 1 with another λ, sign or number of samples: rows of the preset `variants`, by data set."""
+    table = pd.read_csv(ROOT / "results/presets/variants/tables/table1.csv")
+    rows: dict[Hashable, Any] = table[table["k"] == 1].set_index("dataset").to_dict("index")
+    return rows
+
+
+def test_the_page_has_every_variant_s_row(variants: dict[Hashable, Any]) -> None:
+    page = (ROOT / "docs/valuation.md").read_text(encoding="utf-8")
+    for name, row in variants.items():
+        honest = [f"{row['l2']:g}", f"{row['theta_norm']:.1f}", f"{100 * row['honest_accuracy']:.1f} %"]
+        cheap = [quoted(row, "success"), f"{row['radius']:g}", f"{100 * row['accuracy_lost']:.1f}"]
+        best = [f"{row['best_radius']:g}", f"{100 * row['best_accuracy_lost']:.1f}"]
+        cells = [*honest, *cheap, quoted(row, "best_success"), *best]
+        assert f" | {' | '.join(cells)} |\n" in page, name
+    sizes = [variants[name]["success"] for name in ("mnist5k_500", "mnist5k_1000", "mnist5k_2000", "mnist5k")]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_pages_tell_where_both_signs_lead(variants: dict[Hashable, Any]) -> None:
+    attacks = pd.read_csv(ROOT / "results/presets/variants/tables/attacks.csv")
+    cheap = (attacks["k"] == 1) & (attacks["radius"] == 0.1) & attacks["within_budget"] & attacks["confirmed"]
+    ranks = attacks[cheap].groupby("dataset")["rank_pristine"].apply(sorted)
+    harmful, helpful = ranks["mnist5k"], ranks["mnist5k_helpful"]
+    assert (len(harmful), harmful[0], harmful[-1]) == (7, 3787, 3993)
+    assert (len(helpful), sum(rank <= 9 for rank in helpful)) == (11, 10)
+    readme, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/valuation.md"))
+    for name in ("mnist5k", "mnist5k_helpful"):
+        assert variants[name]["radius"] == 0.1
+        assert quoted(variants[name], "success") in readme
+    points = 100 * variants["mnist5k_helpful"]["accuracy_lost"]
+    assert f"for {points:.1f} points of accuracy, and ten" in readme
+    success = pd.read_csv(ROOT / "results/presets/variants/tables/attack_success.csv")
+    rates = success[(success["k"] == 1) & (success["radius"] == 0.1)].set_index("dataset")["success"]
+    weakest, middle, strongest = rates[["mnist5k_weak_l2", "mnist5k", "mnist5k_strong_l2"]]
+    assert f"{weakest:.2f}, {middle:.2f} and {strongest:.2f} reach rank 1" in page
+
+
+@pytest.fixture(scope="module")
 def bench() -> dict[str, Any]:
     """What `make bench` measured."""
     found: dict[str, Any] = json.loads((ROOT / "results/bench.json").read_text(encoding="utf-8"))
