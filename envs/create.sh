@@ -24,13 +24,14 @@ settings() {
         }'
 }
 
-# uv installs what pip would in a fraction of the time, but reads none of pip's settings.
+# uv installs what pip would in a fraction of the time, but reads none of pip's settings. Bytecode is compiled
+# now, as by pip: where PYTHONDONTWRITEBYTECODE is set, every start of Python would compile all that it imports.
 # Settings and PIP_ARGS are lists of options, split on purpose.
 # shellcheck disable=SC2046,SC2086
 quickly() {
     pip_install ${PIP_ARGS:-} "$(grep '^uv==' envs/requirements.txt)" >.venv/uv.log 2>&1 &&
-        .venv/bin/uv pip install --quiet --python .venv/bin/python --index-strategy unsafe-best-match \
-            $(settings) ${PIP_ARGS:-} -r envs/requirements.txt >>.venv/uv.log 2>&1
+        .venv/bin/uv pip install --quiet --python .venv/bin/python --compile-bytecode \
+            --index-strategy unsafe-best-match $(settings) ${PIP_ARGS:-} -r envs/requirements.txt >>.venv/uv.log 2>&1
 }
 
 # The folder counts, too: programs in a copied or moved environment still point to the old place.
