@@ -73,6 +73,7 @@ def _main(program: str, arguments: list[str], folder: Path, environment: dict[st
     gc.freeze()
     os.environ.clear()
     os.environ.update(environment)
+    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in environment
     os.chdir(folder)
     # Modules are to be the project's and the environment's, not those under test in this process's parent.
     tested = {str(ROOT / "workflow"), str(ROOT / "tests")}

@@ -24,7 +24,8 @@ RESULTS = "results/presets/smoke"
 
 # What the caller's shell may have set must not decide what is tested.
 UNSET = (
-    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONPATH", "SNAKEMAKE_PROFILE"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "SNAKEMAKE_PROFILE"),
+    *("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"),
     # Nor what a `make` that runs the tests hands down to its like.
     *("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "PRESET", "CORES", "ARGS", "PIP_ARGS"),
 )
