@@ -60,8 +60,7 @@ bench: environment  ## measure speed and memory on an idle machine (ARGS=--help 
 	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 test: lint  ## everything: style, types, workflow lint, all tests
-	# One worker more than cores: tests of the workflow also wait, for disks, SLURM and servers.
-	$(PYTEST) -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder --durations 25 $(ARGS)
+	$(PYTEST) -n auto --dist loadfile --no-loadscope-reorder --durations 25 $(ARGS)
 
 test-fast: environment  ## the unit tests that need neither network nor time
 	$(PYTEST) -m "not slow and not network and not mirror" tests/unit $(ARGS)

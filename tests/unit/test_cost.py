@@ -282,6 +282,9 @@ def test_what_was_never_measured_is_told() -> None:
     assert model.measured("attack", known)
     assert not model.measured("attack", unknown)
     assert not model.measured("download", known)
+    larger, far = (Costs({"job": 1.0, "work": amount}, {}, {}) for amount in (100.0, 101.0))
+    assert model.measured("attack", larger)
+    assert not model.measured("attack", far)
 
 
 def test_attacks_on_sets_cost_what_attacks_cost_and_write_less() -> None:
@@ -539,8 +542,8 @@ def test_the_printed_table() -> None:
     assert lines["train_model *"] == ["train_model", "*", "4", "4.0", "1.5", "20"]
     assert lines["total"] == ["total", "8", "204", "2.0", "1.5", "40"]
     assert "about 102 h" in text
-    assert "\n* No job like these" in text
-    assert "\n* No job like these" not in describe(
+    assert "\n* Some of these jobs" in text
+    assert "\n* Some of these jobs" not in describe(
         [rule_cost("attack", 1.0)], {}, gflops=1.0, gpu_gflops=1.0, cores=1
     )
 

@@ -1,9 +1,9 @@
 """Snakemake, the scripts of its jobs, and DVC, in processes that have their imports behind them.
 
 Half of the time of a dry run is imports, and nearly all of a small job's. A server process with Snakemake,
-DVC, torch and the other libraries forks a process for each run, and that of Snakemake forks one for each
-script in place of starting Python anew; the project's own modules are imported there, from that project.
-What tests start by other commands (make, SLURM, stages of `dvc repro`) begins as it does for everyone.
+DVC, torch and the other libraries forks a process for each run; that of Snakemake forks one for each script,
+and that of DVC one for each stage, in place of starting Python anew. The project's own modules are imported
+there, from that project. What tests start by other commands (make, a shell, SLURM) begins as for everyone.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import dvc.cli
+import dvc.stage.run
 import snakemake.cli
+from dvc.stage.exceptions import StageCmdFailedError
 from snakemake.benchmark import benchmarked
 from snakemake.script import PythonScript
 
@@ -34,8 +37,8 @@ def server() -> ForkServerContext:
     """Whose processes have the programs' and the scripts' libraries imported."""
     context = get_context("forkserver")
     # Not modules of the tests' own folders: Python 3.11's server doesn't find them.
-    programs = ["snakemake.cli", "snakemake.report.html_reporter", "smart_open", "dvc.cli.parser", "dvc.repo"]
-    rules = ["jsonschema", "pypi_simple"]
+    programs = ["snakemake.cli", "snakemake.report.html_reporter", "dvc.cli.parser", "dvc.stage.run"]
+    rules = ["jsonschema", "pypi_simple", "smart_open"]
     scripts = ["torch", "pandas", "pyarrow.parquet", "scipy.stats", "matplotlib.pyplot", "PIL.Image", "cvxpy"]
     context.set_forkserver_preload([*programs, *rules, *scripts])
     return context
@@ -84,27 +87,54 @@ def _main(program: str, arguments: list[str], folder: Path, environment: dict[st
         if customised.exists():
             runpy.run_path(str(customised))
     PythonScript._execute_cmd = _run_script
+    dvc.stage.run._run = partial(_run_stage, dvc.stage.run._run)
     sys.exit(MAIN[program](arguments))
 
 
 def _run_script(job: PythonScript, command: str, *, fname: str, **_: Any) -> None:
     """In place of a shell that runs `command`, which is a new Python with a script."""
-    script = os.fork()
-    if not script:
-        _script(job, fname)
-    with benchmarked(script, job.bench_record):
-        ended = os.waitpid(script, 0)[1]
-    if status := os.waitstatus_to_exitcode(ended):
+
+    def script() -> None:
+        os.environ.update(OMP_NUM_THREADS=str(job.threads), TMPDIR=job.resources.get("tmpdir", ""))
+        sys.argv = [fname]
+        runpy.run_path(fname, run_name="__main__")
+
+    process = _fork(script)
+    with benchmarked(process, job.bench_record):
+        status = _wait(process)
+    if status:
         raise subprocess.CalledProcessError(status, command)
 
 
-def _script(job: PythonScript, file: str) -> NoReturn:
-    """In the new process, whose main thread was one of Snakemake's: it can't leave in the usual way."""
+def _run_stage(
+    usual: Callable[..., None], interpreter: str, command: str, *, cwd: str, env: dict[str, str], **rest: Any
+) -> None:
+    """In place of a shell that runs a stage's command, if that is Snakemake."""
+    program, *arguments = command.split()
+    if program != "snakemake":
+        usual(interpreter, command, cwd=cwd, env=env, **rest)
+        return
+
+    def stage() -> None:
+        os.environ.update(env)
+        os.chdir(cwd)
+        sys.argv = [program, *arguments]
+        MAIN[program](arguments)
+
+    if status := _wait(_fork(stage)):
+        raise StageCmdFailedError(command, status)
+
+
+def _fork(act: Callable[[], None]) -> int:
+    """A new process that does this and ends; its number."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    process = os.fork()
+    if process:
+        return process
     status = 1
     try:
-        os.environ.update(OMP_NUM_THREADS=str(job.threads), TMPDIR=job.resources.get("tmpdir", ""))
-        sys.argv = [file]
-        runpy.run_path(file, run_name="__main__")
+        act()
         status = 0
     except SystemExit as ended:
         status = int(ended.code or 0)
@@ -113,4 +143,10 @@ def _script(job: PythonScript, file: str) -> NoReturn:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        # Its main thread may have been another of its parent's: it can't leave in the usual way.
         os._exit(status)
+
+
+def _wait(process: int) -> int:
+    """The exit status of a process once it has ended."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])

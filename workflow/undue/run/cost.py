@@ -470,6 +470,10 @@ IDLE: Mapping[str, float] = {"core_seconds": 2.5 * IDLE_GFLOPS, "memory_mb": 300
 """What a job costs that only starts and imports torch, on a core of 100 GFLOP/s."""
 
 
+STRETCH = 10.0
+"""A job of a second, nearly all of it imports, says little about one of an hour."""
+
+
 def fit(terms: Sequence[Terms], cost: Sequence[float], idle: float) -> dict[str, float]:
     """Non-negative coefficients of the terms that minimise the relative errors of the costs.
 
@@ -492,10 +496,10 @@ def fit(terms: Sequence[Terms], cost: Sequence[float], idle: float) -> dict[str,
 
 @dataclass(frozen=True)
 class Model:
-    """Coefficients by quantity and rule, of a core of 1 GFLOP/s; and what they were fitted to."""
+    """Coefficients by quantity and rule, of a core of 1 GFLOP/s, and the largest terms they are fitted to."""
 
     coefficients: Mapping[str, Mapping[str, Mapping[str, float]]]
-    known: Mapping[str, frozenset[str]]
+    largest: Mapping[str, Terms]
 
     @classmethod
     def of(cls, measured: pd.DataFrame) -> Model:
@@ -507,17 +511,16 @@ class Model:
                 str(rule): fit(list(jobs[kind]), _cost(jobs, quantity), IDLE[quantity])
                 for rule, jobs in usable.groupby(_models_of(usable, quantity))
             }
-        known = {
-            str(rule): frozenset(name for terms in jobs["work"] for name, value in terms.items() if value)
+        largest = {
+            str(rule): pd.DataFrame(list(jobs["work"])).max().to_dict()
             for rule, jobs in measured.groupby(_models_of(measured, "core_seconds"))
         }
-        return cls(coefficients, known)
+        return cls(coefficients, largest)
 
     def measured(self, rule: str, wanted: Costs) -> bool:
-        """Whether such a job was ever measured: its rule, with all its terms."""
-        return {name for name, value in wanted.work.items() if value} <= self.known.get(
-            _model_of(rule, "core_seconds"), frozenset()
-        )
+        """Whether such a job was ever measured: its rule, with all its terms, a tenth as large at least."""
+        largest = self.largest.get(_model_of(rule, "core_seconds"), {})
+        return all(value <= STRETCH * largest.get(name, 0.0) for name, value in wanted.work.items())
 
     def predict(self, rule: str, wanted: Costs, *, gflops: float) -> dict[str, float]:
         """Core-seconds on cores of a speed, MB of memory, MB of disk; an unmeasured rule costs its start."""
@@ -569,7 +572,7 @@ def held_out_runs(measured: pd.DataFrame, quantity: str = "core_seconds") -> pd.
 
     Returns:
         For each run: its name, jobs, and what those of them cost together that the others can foretell (as
-        measured, as predicted): jobs of a rule, with all its terms, that another run had, too.
+        measured, as predicted): jobs like which another run had some, too (`Model.measured`).
     """
     rows = []
     kind = QUANTITIES[quantity]

@@ -157,7 +157,10 @@ def describe(
         f"Error: the median for jobs of sizes left out of the fit; the measurements are in {TABLE}.",
     ]
     if not all(cost.measured for cost in found):
-        notes.append("* No job like these has been measured: all or part of their cost is missing.")
+        notes.append(
+            "* Some of these jobs are like none that was measured, or more than ten times as large: part of"
+            " their cost is missing or uncertain."
+        )
     return "\n".join(lines + notes)
 
 
