@@ -38,7 +38,7 @@ def told(project: Tiny, command: str) -> str:
 def test_an_estimate_of_the_paper_s_run(project: Tiny) -> None:
     said = told(project, "make estimate PRESET=paper")
     # 3 data sets, 3 objectives, 4 radii, 7 starts, 2 blocks.
-    assert re.search(r"^attack +168 ", said, re.MULTILINE)
+    assert re.search(r"^attack \* +168 ", said, re.MULTILINE)
     assert "at 10 TFLOP/s" in said
     said = told(project, 'make estimate PRESET=paper ARGS="--cores 64 --gpu-tflops 20"')
     assert "on 64 of them" in said
