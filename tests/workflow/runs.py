@@ -77,9 +77,7 @@ class Project:
 
     def environment(self) -> dict[str, str]:
         """The environment of `snakemake`."""
-        kept = {name: value for name, value in os.environ.items() if name not in UNSET}
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        return {**kept, "PATH": path, "UNDUE_MIRROR": str(self.mirror)}
+        return environment_with(self.mirror)
 
     def plan(self, *arguments: str, changes: Mapping[str, Any] | None = None) -> dict[str, int]:
         """What a dry run says will be done: rule → number of jobs, without the target rule."""
@@ -118,6 +116,13 @@ class Project:
             for path in sorted((self.root / folder).rglob("*"))
             if path.is_file()
         }
+
+
+def environment_with(mirror: Path) -> dict[str, str]:
+    """This environment, without what decides what is tested; programs of these tests' own come first."""
+    kept = {name: value for name, value in os.environ.items() if name not in UNSET}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**kept, "PATH": path, "UNDUE_MIRROR": str(mirror)}
 
 
 def run(command: list[str], folder: Path, environment: Mapping[str, str]) -> Outcome:

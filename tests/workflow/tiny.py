@@ -14,7 +14,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
-from runs import UNSET, Outcome, once, planned_jobs, run
+from runs import Outcome, environment_with, once, planned_jobs, run
 
 ARCHIVE = "tiny.zip"
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -87,12 +86,9 @@ class Tiny:
 
     def environment(self) -> dict[str, str]:
         """The environment of all commands: this one, cut off from the user's settings of git and DVC."""
-        kept = {name: value for name, value in os.environ.items() if name not in UNSET}
         dvc = self.mirror.parent / "dvc"
         return {
-            **kept,
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "UNDUE_MIRROR": str(self.mirror),
+            **environment_with(self.mirror),
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_CONFIG_NOSYSTEM": "1",
             **{f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
