@@ -165,12 +165,11 @@ def matrix_products(
 def preconditioner_products(calculator: Calculator, iterations: float) -> int:
     """Products with the principal features in a step's two solves: two a step of each application.
 
-    Each solve applies its preconditioner once more than it has iterations; the first step begins at zero,
-    where its product is known.
+    Each iteration applies it once; the first of its steps begins at zero, where the product is known.
     """
     if calculator.copies or not calculator.principal:
         return 0
-    return round(2 * PRINCIPAL_STEPS * (iterations + 2))
+    return round(2 * PRINCIPAL_STEPS * iterations)
 
 
 def _products(x: Tensor, transposed: Tensor, width: int, count: int) -> float:

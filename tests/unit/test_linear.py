@@ -308,7 +308,11 @@ def test_slim_products_agree_with_wide_ones(link: Link, monkeypatch: pytest.Monk
 
 
 @links
-def test_a_projection_is_a_vector_with_its_outputs(link: Link) -> None:
+@pytest.mark.parametrize("rows", [3, 1000])
+def test_a_projection_is_a_vector_with_its_outputs(
+    link: Link, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "PRODUCT_ROWS", rows)
     risk = make_risk(link)
     v = make_theta(risk, LANES, seed=11)
     found = risk.project(v)

@@ -150,6 +150,38 @@ def test_a_matrix_that_is_not_positive_definite_is_told_by_the_residual(sign: fl
     torch.testing.assert_close(solution.residual[1], torch.tensor(1.0).double())
 
 
+def test_a_lane_without_curvature_stays_where_it_got_stuck() -> None:
+    """Directions of positive curvature may follow, but the recursion that leads to them is broken."""
+    eigenvalues = torch.linspace(-1, 0.9, SIZE, dtype=torch.float64)
+    saddle, bowl = torch.diag(eigenvalues)[None], positive(1, condition=100.0)
+    b = torch.cat([normal(*SHAPE, 1, seed=1), torch.ones(*SHAPE, 1).double()], dim=2)
+    found = conjugate_gradient(operator_of(torch.cat([bowl, saddle])), b, tolerance=1e-10)
+    assert found.converged.tolist() == [True, False]
+    assert int(found.iterations[0]) > int(found.iterations[1]) == 0
+    assert not found.x[..., 1].any()
+
+
+def test_a_preconditioner_is_applied_once_an_iteration() -> None:
+    """A solve's last step needs no direction after it, and an answer that is there already none at all."""
+    matrices, b = positive(2), normal(*SHAPE, 2, seed=1)
+    applied = 0
+
+    class Counting:
+        def __call__(self, r: Tensor) -> Tensor:
+            nonlocal applied
+            applied += 1
+            return r.clone()
+
+        def narrow(self, lanes: Tensor) -> Counting:
+            return self
+
+    found = conjugate_gradient(operator_of(matrices), b, tolerance=1e-8, preconditioner=Counting())
+    assert bool(found.converged.all())
+    assert applied == int(found.iterations.max())
+    conjugate_gradient(operator_of(matrices), b, tolerance=1e-6, start=found.x, preconditioner=Counting())
+    assert applied == int(found.iterations.max())
+
+
 @pytest.mark.parametrize("where", ["right-hand side", "matrix"])
 def test_a_lane_that_is_not_a_number_never_converges(where: str) -> None:
     matrices, b, start = positive(2), normal(*SHAPE, 2, seed=1), torch.zeros(*SHAPE, 2).double()
@@ -720,7 +752,7 @@ def test_lanes_left_behind_are_still_in_doubt() -> None:
     solution = conjugate_gradient(Narrowing(single, []), b.float(), tolerance=1e-5)
     true = true_residual(exact, b, solution.x.double())
     assert solution.converged.tolist() == [True, False, False, False]
-    torch.testing.assert_close(solution.residual[1:].double(), true[1:], rtol=0.1, atol=0)
+    torch.testing.assert_close(solution.residual[1:].double(), true[1:], rtol=0.3, atol=0)
     widths: list[int] = []
     believed = conjugate_gradient(Narrowing(single, widths), b.float(), tolerance=1e-5, verify=False)
     assert torch.equal(believed.x, solution.x)

@@ -158,16 +158,18 @@ def conjugate_gradient(
     """
     scale = _scale(b)
     x, outputs, r, residual = _begin(operator, b, scale, start, project)
-    z = _precondition(preconditioner, r)
     going = _Lanes(
         x=x,
         outputs=outputs,
         r=r,
-        p=z.clone(),
-        product=dot(r, z),
+        p=torch.zeros_like(r),
+        hp=None,
+        step=torch.zeros_like(residual),
+        product=torch.ones_like(residual),
         residual=residual,
         tolerance=torch.as_tensor(tolerance).to(residual).expand_as(residual),
         scale=scale,
+        stuck=torch.zeros_like(residual, dtype=torch.bool),
         stretch=torch.zeros_like(residual),
         iterations=torch.zeros(b.shape[-1], dtype=torch.int64, device=b.device),
         preconditioner=preconditioner,
@@ -176,7 +178,7 @@ def conjugate_gradient(
     # Lanes left behind, and which of all lanes those still going are.
     finished, lanes = going, torch.arange(b.shape[-1], device=b.device)
     for _ in range(max_iterations):
-        active = going.residual > going.tolerance
+        active = (going.residual > going.tolerance) & ~going.stuck
         count = int(active.sum())
         if count == 0:
             break
@@ -185,8 +187,7 @@ def conjugate_gradient(
             if going is not finished:
                 finished.put(lanes, going)
             going, here, lanes, active = going.take(keep), here.narrow(keep), lanes[keep], active[keep]
-        if not going.advance(here, project, active, verify=verify):
-            break
+        going.advance(here, project, active, verify=verify)
     if going is not finished:
         finished.put(lanes, going)
     x, residual, stretch = finished.x, finished.residual, finished.stretch
@@ -225,16 +226,22 @@ def _begin(
 
 @dataclass
 class _Lanes:
-    """Lanes on their way to a solution, with the recursion's vectors (d, k, L) and numbers (L,)."""
+    """Lanes on their way to a solution, with the recursion's vectors (d, k, L) and numbers (L,).
+
+    Of the latest step: its direction p with Hp, how far it went, and rᵀz where it began.
+    """
 
     x: Tensor
     outputs: Tensor | None
     r: Tensor
     p: Tensor
+    hp: Tensor | None
+    step: Tensor
     product: Tensor
     residual: Tensor
     tolerance: Tensor
     scale: Tensor
+    stuck: Tensor
     stretch: Tensor
     iterations: Tensor
     preconditioner: Tensor | Preconditioner | None
@@ -257,16 +264,16 @@ class _Lanes:
 
     def advance(
         self, operator: Callable[[Any], Tensor], project: Project | None, active: Tensor, *, verify: bool
-    ) -> bool:
-        """One step of the active lanes; whether any could make it."""
+    ) -> None:
+        """One step of the active lanes, or none of those that get stuck."""
+        self._turn(active)
         projected = None if project is None else project(self.p)
         hp = operator(projected or self.p)
         curvature = dot(self.p, hp)
         # No positive curvature along a direction: H is not positive definite (or the numbers ran
         # out). The lane stops there and its residual tells.
-        active = active & (curvature > 0)
-        if not bool(active.any()):
-            return False
+        self.stuck |= active & ~(curvature > 0)
+        active = active & ~self.stuck
         if verify:
             stretch = torch.maximum(self.stretch, norm(hp) / norm(self.p))
             self.stretch = torch.where(active, stretch, self.stretch)
@@ -275,15 +282,24 @@ class _Lanes:
         if self.outputs is not None and projected is not None:
             self.outputs.addcmul_(projected.outputs, step)
         self.r.addcmul_(hp, step, value=-1)
-        z = _precondition(self.preconditioner, self.r)
-        product = dot(self.r, z)
-        # rᵀz less the old r's product with z, which is nothing but for a map that is not always the same.
-        change = -step * dot(hp, z) if isinstance(self.preconditioner, Preconditioner) else product
-        self.p.mul_(torch.where(active, change / self.product, 1)).addcmul_(z, active.to(z.dtype))
-        self.product = torch.where(active, product, self.product)
+        self.hp, self.step = hp, step
         self.residual = torch.where(active, norm(self.r) / self.scale, self.residual)
         self.iterations += active
-        return True
+
+    def _turn(self, active: Tensor) -> None:
+        """The active lanes' next direction. Made when it is needed: a lane's last step has none after it."""
+        z = _precondition(self.preconditioner, self.r)
+        product = dot(self.r, z)
+        if self.hp is None:
+            change = torch.zeros_like(product)
+        elif isinstance(self.preconditioner, Preconditioner):
+            # rᵀz less the old r's product with z, which is nothing but for a map that is not always the same.
+            change = -self.step * dot(self.hp, z)
+        else:
+            change = product
+        self.hp = None
+        self.p.mul_(torch.where(active, change / self.product, 1)).addcmul_(z, active.to(z.dtype))
+        self.product = torch.where(active, product, self.product)
 
 
 def _precondition(preconditioner: Tensor | Preconditioner | None, r: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from undue.tables import FLOAT, INT, Columns
 # many times k (λ + δ) or more (an output's mean curvature is 1/k at most), but no more than a share of all.
 # On real features this divides the number of whole products by three.
 PRINCIPAL_MOMENT = 0.1
-PRINCIPAL_SHARE = 1 / 8
+PRINCIPAL_SHARE = 1 / 16
 PRINCIPAL_STEPS = 4
 # The preconditioner takes features and curvature as independent, but samples far out are predicted with
 # confidence: their curvature is small. This factor on the moments saves 10–20 % of the iterations.
