@@ -339,7 +339,7 @@ def test_the_attack_s_gradient_is_that_of_finite_differences(metric: Metric, sca
     slope = (ends[0].value - ends[1].value) / 2e-6
     assert float((found.gradient * v).sum()) == pytest.approx(slope, rel=1e-4)
     gap = soft_gap(pipeline.problem.validation, metric, SMOOTHING.gap)
-    assert found.value == pytest.approx(gap.value(found.downstream))
+    assert found.value == pytest.approx(gap.value(found.downstream).item())
 
 
 @pytest.mark.parametrize("budget", [Budget(0.2), Budget(0.4, 0.02)])

@@ -11,6 +11,8 @@ from fairness_problems import METRICS, losses, make_pipeline, make_problem, prob
 from real_data import mirror
 from sklearn.linear_model import LogisticRegression
 
+from undue.calculus.functional import Functional
+from undue.calculus.linear import Logistic
 from undue.errors import UserError
 from undue.fairness.encode import encode
 from undue.fairness.influence import removal
@@ -25,7 +27,7 @@ from undue.fairness.metrics import (
     signed_gap,
 )
 from undue.fairness.problem import Part, Problem, make_part
-from undue.fairness.surrogates import Functional, Rate, soft_gap, unfairness, utility
+from undue.fairness.surrogates import SoftPrediction, soft_gap, soft_rate, unfairness, utility
 from undue.fairness.tables import read_table
 
 
@@ -180,15 +182,15 @@ def test_surrogates_by_their_definitions(metric: Metric) -> None:
     else:
         loss, positive = losses(part, theta), part.risk.y == 1
         expected = loss[other & positive].mean() - loss[one & positive].mean()
-    assert unfairness(part, metric).value(theta) == pytest.approx(float(expected))
-    assert utility(part).value(theta) == pytest.approx(float(losses(part, theta).sum()))
+    assert unfairness(part, metric).value(theta).item() == pytest.approx(float(expected))
+    assert utility(part).value(theta).item() == pytest.approx(float(losses(part, theta).sum()))
 
 
 def test_sharp_soft_gaps_are_the_gap() -> None:
     problem = make_problem()
     theta = fit(problem.objective()).theta
     for metric in METRICS:
-        soft = soft_gap(problem.validation, metric, 1e6).value(theta)
+        soft = soft_gap(problem.validation, metric, 1e6).value(theta).item()
         assert soft == pytest.approx(signed_gap(problem.validation, theta, metric), abs=1e-6)
 
 
@@ -198,7 +200,7 @@ def functionals(problem: Problem) -> list[Functional]:
         utility(part),
         *(unfairness(part, metric) for metric in METRICS),
         *(soft_gap(part, metric, 5.0) for metric in METRICS),
-        Rate(part, torch.linspace(-1, 1, 60, dtype=torch.float64), 2.0),
+        soft_rate(part, torch.linspace(-1, 1, 60, dtype=torch.float64), 2.0),
     ]
 
 
@@ -210,10 +212,26 @@ def test_gradients_and_hessian_products_are_those_of_finite_differences(index: i
     random = torch.Generator().manual_seed(1)
     v = torch.randn(theta.shape, dtype=torch.float64, generator=random)
     h = 1e-5
-    slope = (f.value(theta + h * v) - f.value(theta - h * v)) / (2 * h)
+    slope = (f.value(theta + h * v) - f.value(theta - h * v)).item() / (2 * h)
     assert float((f.gradient(theta) * v).sum()) == pytest.approx(slope, rel=1e-7, abs=1e-9)
     bend = (f.gradient(theta + h * v) - f.gradient(theta - h * v)) / (2 * h)
     torch.testing.assert_close(f.hvp(theta, v), bend, rtol=1e-6, atol=1e-7)
+
+
+def test_a_soft_predictions_derivatives_are_autograds() -> None:
+    link = SoftPrediction(Logistic(), 3.0)
+    z = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None, None].requires_grad_()
+    y = torch.arange(9) % 2
+    (slope,) = torch.autograd.grad(link.loss(z, y).sum(), z, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), z, create_graph=True)
+    (third,) = torch.autograd.grad(curvature.sum(), z)
+    state, one = link.state(z, y), torch.ones_like(z)
+    torch.testing.assert_close(link.slope(state, y), slope)
+    torch.testing.assert_close(link.curvature(state, y), curvature)
+    torch.testing.assert_close(link.curve(state, y, 2 * one), 2 * curvature)
+    torch.testing.assert_close(link.twist(state, y, 2 * one, 3 * one), 6 * third)
+    assert torch.equal(link.predict(z), Logistic().predict(z))
+    assert torch.equal(link.correct(z, y), Logistic().correct(z, y))
 
 
 # Influences -------------------------------------------------------------------------------------------------
@@ -250,7 +268,8 @@ def test_influences_predict_what_removing_samples_does(metric: Metric) -> None:
         removed = torch.zeros(400, dtype=torch.float64)
         removed[sample] = 1
         without = fit(problem.objective(removed), theta).theta
-        actual.append((found.sign * (f.value(without) - f.value(theta)), u.value(without) - u.value(theta)))
+        changes = [float(g.value(without) - g.value(theta)) for g in (f, u)]
+        actual.append((found.sign * changes[0], changes[1]))
     for effects, realised in zip((found.fairness, found.utility), np.array(actual).T, strict=True):
         predicted = effects[::10].numpy()
         assert np.corrcoef(predicted, realised)[0, 1] > 0.995

@@ -25,7 +25,7 @@ from undue.fairness.pipeline import Pipeline
 from undue.fairness.problem import Part
 from undue.fairness.program import Program
 from undue.fairness.smooth import solve_smooth
-from undue.fairness.surrogates import Rate, soft_gap
+from undue.fairness.surrogates import soft_gap, soft_rate
 from undue.tables import FLOAT, INT, Columns
 
 DIRECT_COLUMNS: Columns = {
@@ -122,7 +122,7 @@ def slope_at(pipeline: Pipeline, theta: Tensor, smoothing: Smoothing, side: int)
     gradient = influences.pull_back(
         torch.from_numpy(by_rows[0]), torch.from_numpy(by_rows[1]), -share * float(by_limits[0])
     )
-    return Slope(side * gap.value(downstream), gradient, downstream)
+    return Slope(side * float(gap.value(downstream)), gradient, downstream)
 
 
 def ascend(
@@ -176,7 +176,7 @@ def guarded(validation: Part, theta: Tensor, gradient: Tensor, least: float) -> 
     same, the way back up is added.
     """
     right = (2 * validation.risk.y - 1).double() / validation.risk.samples
-    upward = Rate(validation, right, ACCURACY_SHARPNESS).gradient(theta)
+    upward = soft_rate(validation, right, ACCURACY_SHARPNESS).gradient(theta)
     upward = upward / norm(upward).clamp(min=1e-300)
     direction = gradient / norm(gradient)
     direction = direction - upward * dot(direction, upward).clamp(max=0)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from undue.calculus.functional import Functional
 from undue.calculus.influence import influence
 from undue.calculus.linear import LinearPoint, LinearRisk
 from undue.calculus.objective import Objective
 from undue.fairness.logistic import Curvature
 from undue.fairness.metrics import Metric
 from undue.fairness.problem import Problem
-from undue.fairness.surrogates import Functional, unfairness, utility
+from undue.fairness.surrogates import unfairness, utility
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def removal(problem: Problem, metric: Metric, theta: Tensor) -> Removal:
     objective = problem.objective()
     point = problem.train.at(theta)
     curvature = Curvature.of(objective, point)
-    value = unfair.value(theta)
+    value = float(unfair.value(theta))
     sign = -1 if value < 0 else 1
     return Removal(
         theta=theta,

@@ -138,7 +138,8 @@ class Judge:
         signed = signed_gap(problem.test, model, metric)
         honest = NAN if reference is None else abs(signed_gap(problem.test, reference, metric))
         return {
-            "realised_fairness": self.honest.influences.sign * (f.value(model) - f.value(self.pipeline.base)),
+            "realised_fairness": self.honest.influences.sign
+            * float(f.value(model) - f.value(self.pipeline.base)),
             "realised_utility": log_loss(problem.validation, model) - honest_loss,
             "gap_validation": abs(signed_gap(problem.validation, model, metric)),
             "gap_test": abs(signed),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from undue.calculus.factor import head_hessian
 from undue.calculus.lanes import dot, norm
 from undue.calculus.linear import LinearPoint, LinearRisk
 from undue.calculus.newton import ARMIJO, MAX_HALVINGS, Minimum
@@ -45,10 +46,7 @@ class Curvature:
         Raises:
             UserError: H is singular.
         """
-        risk = objective.risk
-        z = (risk.x @ point.theta[:, 0, 0])[:, None, None]
-        weight = objective.weights * risk.link.curvature(risk.link.state(z, risk.y), risk.y)[:, 0, 0]
-        matrix = (risk.x * weight[:, None]).T @ risk.x
+        matrix = head_hessian(objective.risk, point.theta, objective.weights)
         matrix.diagonal().add_(objective.ridge()[:, 0, 0])
         factor, info = torch.linalg.cholesky_ex(matrix)
         diagonal = factor.diagonal()

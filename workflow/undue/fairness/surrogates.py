@@ -2,97 +2,84 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from undue.calculus.functional import WeightedSum, summed_loss
+from undue.calculus.linear import Link
 from undue.fairness.metrics import Metric, contrast
 from undue.fairness.problem import Part
 
 
-class Functional(Protocol):
-    """A smooth function of θ (d, 1, 1)."""
-
-    def value(self, theta: Tensor) -> float:
-        """f(θ)."""
-
-    def gradient(self, theta: Tensor) -> Tensor:
-        """∇f(θ) (d, 1, 1)."""
-
-    def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
-        """∇²f(θ) v (d, 1, 1)."""
-
-
 @dataclass(frozen=True)
-class Loss:
-    """f(θ) = Σ c_i ℓ_i(θ): a weighted sum of log-losses.
+class SoftPrediction:
+    """σ(κz) in place of a binary model's loss: its prediction made smooth; not convex, for functionals only.
 
-    Args:
-        part: the samples.
-        weights: c (n,), of either sign.
+    Attributes:
+        link: the model's own link, which says what it predicts.
+        sharpness: κ; predictions are hard as it grows.
     """
 
-    part: Part
-    weights: Tensor
+    link: Link
+    sharpness: float
 
-    def value(self, theta: Tensor) -> float:
-        return float(self.weights @ self.part.at(theta).losses()[:, 0])
+    def outputs(self, classes: int) -> int:
+        return self.link.outputs(classes)
 
-    def gradient(self, theta: Tensor) -> Tensor:
-        return self.part.at(theta).grad(self.weights)
+    def state(self, z: Tensor, y: Tensor) -> Tensor:
+        return torch.sigmoid(self.sharpness * z)
 
-    def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
-        return self.part.at(theta).hvp(v, self.weights)
+    def loss(self, z: Tensor, y: Tensor) -> Tensor:
+        return self.state(z, y)[:, 0]
+
+    def slope(self, state: Tensor, y: Tensor) -> Tensor:
+        return self.sharpness * state * (1 - state)
+
+    def curve(self, state: Tensor, y: Tensor, a: Tensor) -> Tensor:
+        return self.curvature(state, y) * a
+
+    def twist(self, state: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        spread = state * (1 - state)
+        return self.sharpness**3 * spread * (1 - 6 * spread) * a * b
+
+    def curvature(self, state: Tensor, y: Tensor) -> Tensor:
+        return self.sharpness**2 * state * (1 - state) * (1 - 2 * state)
+
+    def predict(self, z: Tensor) -> Tensor:
+        return self.link.predict(z)
+
+    def correct(self, z: Tensor, y: Tensor) -> Tensor:
+        return self.link.correct(z, y)
 
 
-@dataclass(frozen=True)
-class Rate:
-    """f(θ) = Σ c_i σ(κ z_i): a weighted sum of soft predictions, hard ones as κ grows.
+def soft_rate(part: Part, weights: Tensor, sharpness: float = 1.0) -> WeightedSum:
+    """Σ c_i σ(κ z_i), a weighted sum of soft predictions.
 
     Args:
         part: the samples.
         weights: c (n,), of either sign.
         sharpness: κ.
     """
-
-    part: Part
-    weights: Tensor
-    sharpness: float = 1.0
-
-    def value(self, theta: Tensor) -> float:
-        return float(self.weights @ self._soft(theta))
-
-    def gradient(self, theta: Tensor) -> Tensor:
-        soft = self._soft(theta)
-        slope = self.weights * self.sharpness * soft * (1 - soft)
-        return (self.part.risk.x.T @ slope)[:, None, None]
-
-    def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
-        soft = self._soft(theta)
-        bend = self.weights * self.sharpness**2 * soft * (1 - soft) * (1 - 2 * soft)
-        return (self.part.risk.x.T @ (bend * self.part.scores(v)))[:, None, None]
-
-    def _soft(self, theta: Tensor) -> Tensor:
-        return torch.sigmoid(self.sharpness * self.part.scores(theta))
+    return WeightedSum(replace(part.risk, link=SoftPrediction(part.risk.link, sharpness)), weights)
 
 
-def utility(part: Part) -> Loss:
+def utility(part: Part) -> WeightedSum:
     """Σ log-loss: less is more useful."""
-    return Loss(part, torch.ones(part.risk.samples, dtype=torch.float64))
+    return summed_loss(part.risk)
 
 
-def unfairness(part: Part, metric: Metric) -> Functional:
+def unfairness(part: Part, metric: Metric) -> WeightedSum:
     """The published stand-in for a metric's gap; more is less fair to the unprivileged.
 
     Demographic parity: mean p̂ of the privileged − of the others. Equal opportunity: mean log-loss of the
     others − of the privileged, among those with the favourable label.
     """
     weights = contrast(part, metric)
-    return Rate(part, weights) if metric == "demographic_parity" else Loss(part, -weights)
+    return soft_rate(part, weights) if metric == "demographic_parity" else WeightedSum(part.risk, -weights)
 
 
-def soft_gap(part: Part, metric: Metric, sharpness: float) -> Rate:
+def soft_gap(part: Part, metric: Metric, sharpness: float) -> WeightedSum:
     """The gap itself with soft predictions, of either metric: close to the hard one for a large sharpness."""
-    return Rate(part, contrast(part, metric), sharpness)
+    return soft_rate(part, contrast(part, metric), sharpness)
