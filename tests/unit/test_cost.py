@@ -314,7 +314,9 @@ def test_a_run_held_out_is_foretold_by_the_others_alone() -> None:
     second = measured("attack", [500.0, 50.0], [2 * 52.5, 2 * 7.5]).assign(run="slow")
     # Which the other run had nothing like.
     alone = measured("download", [1.0], [9.0]).assign(run="slow")
-    found = held_out_runs(pd.concat([first, second, alone], ignore_index=True)).set_index("run")
+    table = pd.concat([first, second, alone], ignore_index=True)
+    assert re.search(r"^ *slow +2 +120 +60 +-50%$", command.describe_runs(table), re.MULTILINE)
+    found = held_out_runs(table).set_index("run")
     assert found.loc["slow", ["jobs", "measured"]].tolist() == [2, 120.0]
     assert found.loc["slow", "predicted"] == pytest.approx(60.0, rel=1e-3)
     assert found.loc["default", "predicted"] > 1.3 * found.loc["default", "measured"]

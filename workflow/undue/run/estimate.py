@@ -18,6 +18,7 @@ from undue.run.cost import (
     core_speed,
     costs,
     held_out_errors,
+    held_out_runs,
     measure,
     read_measured,
     setting_of,
@@ -164,6 +165,24 @@ def describe(
     return "\n".join(lines + notes)
 
 
+def describe_runs(measured: pd.DataFrame) -> str:
+    """What each measured run took, and what the others alone foretell of it, as a table that is printed."""
+    found = held_out_runs(measured).query("jobs > 0")
+    table = pd.DataFrame(
+        {
+            "run": found["run"],
+            "jobs": found["jobs"],
+            "core-seconds": found["measured"].round().astype(int),
+            "foretold": found["predicted"].round().astype(int),
+            "error": (found["predicted"] / found["measured"] - 1).map("{:+.0%}".format),
+        }
+    )
+    return (
+        f"{table.to_string(index=False)}\n\n"
+        "Foretold: by the measurements of the other runs, for the jobs like which one of those had some."
+    )
+
+
 def _hours(hours: float) -> str:
     return f"{hours:.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
 
@@ -212,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gflops = options.gflops or core_speed()
         if options.fit:
             count = add_measurements(options.fit, [history], gflops=gflops)
-            print(f"{count} measured jobs put into {TABLE}")
+            print(f"{count} measured jobs put into {TABLE}", describe_runs(read_measured(TABLE)), sep="\n\n")
             return 0
         if not history.jobs:
             print("Nothing is to be done. With --all: what all of it would cost.")
