@@ -192,26 +192,6 @@ def calculator(case: Construction) -> Calculator:
     )
 
 
-def closed_form(case: Construction, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Influence of the target and of each duplicate in the theorem's own setting.
-
-    Args:
-        case: a construction without scaling and bias.
-        theta: (d, 1, L).
-
-    Returns:
-        I(target) (L,) and I(duplicate) (L,).
-
-    Raises:
-        ValueError: the construction has scaled features or a bias.
-    """
-    if (case.scaling, case.bias) != ("none", "none"):
-        raise ValueError("the closed form holds without scaling and bias only")
-    right, wrong = torch.sigmoid(theta[0, 0]), torch.sigmoid(-theta[0, 0])
-    h = (case.duplicates + 1) / case.samples * right * wrong + case.l2 + case.damping
-    return -wrong.square() / h, wrong * right / h
-
-
 def reach(case: Construction) -> Decimal:
     """max(c₀, c_{d−1}), see above: ≤ 0 proves that no model has the target in the top K.
 
