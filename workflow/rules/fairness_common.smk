@@ -2,6 +2,7 @@
 
 from undue.data.registry import mirror_folder
 from undue.fairness.sources import obtainable
+from undue.run.config import OWN_TABLE_KEYS
 
 FAIRNESS = CONFIG["fairness"]
 
@@ -32,18 +33,7 @@ if workflow.is_main_process:
         )
 
 # Of a table's entry, what decides how it is read.
-READING_KEYS = [
-    "kind",
-    "categorical",
-    "published_groups",
-    "label",
-    "positive",
-    "sensitive",
-    "privileged",
-    "privileged_from",
-    "split",
-    "drop",
-]
+READING_KEYS = ["kind", "categorical", "published_groups", *OWN_TABLE_KEYS]
 FAIR_FIGURES = {
     "figure7": "Figure 7: downstream gap against scale",
     "fairness_why": "Why scaling works",
