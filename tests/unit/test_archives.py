@@ -124,6 +124,8 @@ def test_tar_links_within_are_followed(tmp_path: Path) -> None:
         ([member("dev", tarfile.CHRTYPE)], "device"),
         ([member("dev", tarfile.FIFOTYPE)], "pipe"),
         ([member("a"), member("./a")], "twice"),
+        ([member("a"), member("b"), member("a", tarfile.SYMTYPE, "b")], "twice"),
+        ([member("a", tarfile.LNKTYPE, "b"), member("b"), member("a")], "twice"),
     ],
 )
 def test_odd_tar_members_are_refused(tmp_path: Path, infos: list[tarfile.TarInfo], why: str) -> None:
@@ -241,6 +243,15 @@ def test_folder_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="'pipe' is neither"):
         open_tree(tmp_path)
+
+
+def test_a_file_of_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"abc")
+    tree = open_tree(tmp_path)
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(UserError, match="can't be read: No such file") as caught:
+        dict(tree.read())
+    assert caught.value.where == str(tmp_path / "a.txt")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")

@@ -152,10 +152,12 @@ def test_lanes_are_held_up_to_the_memory_they_may_have(tmp_path: Path) -> None:
 def test_lanes_are_counted_as_the_attack_packs_them(tmp_path: Path) -> None:
     size = {"train": 4000, "test": 1000, "d": 1281, "k": 10}
     lanes = costs(job("attack"), setting(tmp_path)).held["lanes"]
-    assert lanes == pytest.approx(20 * numbers_per_lane(**size) * 4 / 1e6)
-    # One set, two starts, two rates; ten targets.
+    ranks = len(setting(tmp_path).config["attack"]["ranks"])
+    assert lanes == pytest.approx(20 * numbers_per_lane(**size, kept=ranks) * 4 / 1e6)
+    # One set, two starts, two rates; ten targets; within the budget and without.
     lanes = costs(job("attack_sets"), setting(tmp_path)).held["lanes"]
-    assert lanes == pytest.approx(4 * numbers_per_lane(**size, targets=10) * 4 / 1e6)
+    kept = 2 * len(setting(tmp_path).config["multi_target"]["ranks"])
+    assert lanes == pytest.approx(4 * numbers_per_lane(**size, targets=10, kept=kept) * 4 / 1e6)
 
 
 def test_training_again_counts_models_and_samples(tmp_path: Path) -> None:
@@ -306,6 +308,8 @@ def test_held_out_jobs_are_foretold_by_the_others() -> None:
     assert (found["predicted"] / found["measured"]).tolist() == pytest.approx([1.0] * 4)
     odd = held_out_errors(measured("attack", [10.0, 100.0], [3.5, 1000.0]))
     assert abs(odd["predicted"] / odd["measured"] - 1).min() > 0.5
+    # A job of a second says nothing of one of an hour.
+    assert len(held_out_errors(measured("attack", [1.0, 1000.0], [3.0, 300.0]))) == 1
 
 
 def test_a_run_held_out_is_foretold_by_the_others_alone() -> None:
@@ -315,7 +319,7 @@ def test_a_run_held_out_is_foretold_by_the_others_alone() -> None:
     # Which the other run had nothing like.
     alone = measured("download", [1.0], [9.0]).assign(run="slow")
     table = pd.concat([first, second, alone], ignore_index=True)
-    assert re.search(r"^ *slow +2 +120 +60 +-50%$", command.describe_runs(table), re.MULTILINE)
+    assert re.search(r"^ *slow +2 of 3 +120 +60 +-50%$", command.describe_runs(table), re.MULTILINE)
     found = held_out_runs(table).set_index("run")
     assert found.loc["slow", ["jobs", "measured"]].tolist() == [2, 120.0]
     assert found.loc["slow", "predicted"] == pytest.approx(60.0, rel=1e-3)

@@ -25,6 +25,7 @@ from undue.tables import write_table
 from undue.valuation.attack import attack_gradient
 from undue.valuation.impossibility import (
     BIASES,
+    CHECKED,
     IMPOSSIBILITY_COLUMNS,
     NEGLIGIBLE,
     SCALINGS,
@@ -266,6 +267,16 @@ def test_a_rank_that_only_rounding_gives_is_refuted() -> None:
     thetas = torch.tensor([[1.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
     found = confirm(case, 7, thetas, torch.tensor([1, 3]), otherwise=3)
     assert (found.tried, found.rank, found.refuted, found.theta) == (7, 3, 1, ())
+
+
+def test_refuted_claims_do_not_crowd_out_what_holds() -> None:
+    """Claims that only rounding makes, of a better rank and more of them than are ranked again."""
+    holds = (5.0, -5.0, 40 / 3)
+    case = Construction(2, 1, "centre", "regularised", 0.1, 0.25)
+    thetas = torch.tensor([[0.0, 0.0, 1.0]] * (CHECKED + 2) + [holds], dtype=torch.float64)
+    ranks = torch.tensor([1] * (CHECKED + 2) + [1])
+    found = confirm(case, 7, thetas, ranks, otherwise=3)
+    assert (found.rank, found.refuted, found.theta) == (1, CHECKED + 2, holds)
 
 
 def test_attacks_descend_the_exact_gradient() -> None:

@@ -466,6 +466,13 @@ def test_no_package_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "secret" not in message
 
 
+def test_a_malformed_address_of_the_package_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", f"name:secret@127.0.0.1:{closed_port()}/simple")
+    message = refused(tmp_path, SHIPPED)
+    assert "the address is malformed (InvalidSchema); see pip's index-url" in message
+    assert "secret" not in message
+
+
 def test_pip_settings_come_from_the_environment_then_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

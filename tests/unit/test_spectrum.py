@@ -89,11 +89,14 @@ def test_a_product_that_is_not_finite(size: int) -> None:
         extremes(lambda v: v * torch.nan, torch.zeros(size, 1, 1))
 
 
-def test_no_convergence_is_an_error() -> None:
+def test_no_convergence_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("undue.calculus.spectrum.TOLERANCE", 1e-14)
+    monkeypatch.setattr("undue.calculus.spectrum.MAX_RESTARTS", 1)
     operator, like = operator_of(torch.linspace(0, 1, 400).double())
     with pytest.raises(UserError, match="not found with") as caught:
-        extremes(operator, like, tolerance=1e-14, max_restarts=1)
-    assert "tolerance" in caught.value.remedy
+        extremes(operator, like, key="some.key")
+    assert caught.value.where == "some.key"
+    assert "raise some.key" in str(caught.value.remedy)
 
 
 def test_a_positive_definite_hessian_passes() -> None:

@@ -246,7 +246,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
                 scatters(exact, table),
                 scatters(hinges, table),
                 early_stopping(table),
-                damping_curves(table, damping=0.25),
+                damping_curves(table, dampings=[0.25]),
                 influence_parts(parts, {"a digit": np.zeros(16), "no square": np.zeros(5)}),
                 removals(removed),
                 removals(removed[removed["model"] == "honest"]),
@@ -262,8 +262,10 @@ def test_damping_curves_are_of_the_attacked_heads_alone() -> None:
     network = pairs_of("network, 3 steps without the sample", "δ", 0.02)
     table = agreement(pd.concat([dampings, network]), seed=0)
     with style():
-        figure = damping_curves(table, damping=0.25)
+        figure = damping_curves(table, dampings=[0.25, 0.5])
     assert figure.axes[2].get_legend_handles_labels()[1] == ["d: random"]
+    ends = [np.unique(np.asarray(line.get_xdata(), dtype=float)).tolist() for line in figure.axes[2].lines]
+    assert [each for each in ends if len(each) == 1] == [[0.25], [0.5]]
 
 
 def test_a_panel_says_which_experiment_it_is_of() -> None:

@@ -188,6 +188,12 @@ ONE_RADIUS = {"attack": 2, "publish_attacks": 1, **FEWER_OR_MORE, "attack_sets":
         ),
         pytest.param({"baseline": {"steps": 60}}, FROM_REWEIGHING, id="baseline.steps"),
         pytest.param({"baseline": {"weights": []}}, FROM_SUMMARISE, id="no baseline"),
+        pytest.param({"attack": {"suppressed_ranks": 20}}, {}, id="of an objective that isn't there"),
+        pytest.param(
+            {"attack": {"publish": "first_hit"}},
+            {"attack": 4, **FROM_PUBLISH, "plot_objective_steps": 1},
+            id="attack.publish",
+        ),
         pytest.param({"influence": {"damping": 0.5}}, FROM_INFLUENCE, id="influence.damping"),
         pytest.param({"influence": {"rank_sign": -1}}, FROM_INFLUENCE, id="influence.rank_sign"),
         pytest.param({"model": {"l2": 0.01}}, FROM_TRAINING, id="model.l2"),

@@ -173,20 +173,22 @@ def starts_of(objective):
 
 
 BLOCKS = range(-(-ATTACK["targets"] // ATTACK["targets_per_block"]))
-# What an attack job reads of the section `attack`; the rest says which jobs there are.
-ATTACK_KEYS = [
-    "learning_rates",
-    "ranks",
-    "steps",
-    "drop_at",
-    "suppressed_ranks",
-    "monitor_every",
-    "tolerance",
-    "solver",
-    # Of a solver that is not used nothing is read.
-    *(["lissa_batch", "lissa_depth", "lissa_scale"] if ATTACK["solver"] == "lissa" else ["products"]),
-    "publish",
-]
+
+
+def attack_keys(objective, ranks=True):
+    """What every attack reads of the section `attack`: nothing of a solver or an objective that it hasn't."""
+    keys = [
+        "learning_rates",
+        *(["ranks"] if ranks else []),
+        "steps",
+        "drop_at",
+        *(["suppressed_ranks"] if objective == "min_topk" else []),
+        "monitor_every",
+        "tolerance",
+        "solver",
+        *(["lissa_batch", "lissa_depth", "lissa_scale"] if ATTACK["solver"] == "lissa" else ["products"]),
+    ]
+    return [f"attack.{key}" for key in keys]
 
 
 def memory(factor=0, base=1000):

@@ -56,7 +56,7 @@ rule plot_top_ranked:
         cfg=lambda w: {
             **dataset_settings(w.dataset),
             **calculator_settings(w.dataset),
-            **slice_of("figures.gallery_targets", "figures.dpi", "attack.radii"),
+            **slice_of("influence.tolerance", "figures.gallery_targets", "figures.dpi", "attack.radii"),
         },
         paths=lambda w: FILES[w.dataset],
     script:

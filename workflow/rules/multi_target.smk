@@ -31,9 +31,7 @@ rule attack_sets:
         cfg=lambda w: {
             **calculator_settings(w.dataset),
             **slice_of("seed", "multi_target.ranks", "multi_target.sets", "attack.seeds"),
-            **slice_of(
-                "attack.accuracy_budget", *[f"attack.{key}" for key in ATTACK_KEYS if key != "ranks"]
-            ),
+            **slice_of("attack.accuracy_budget", *attack_keys(MAIN_OBJECTIVE, ranks=False)),
             "objective": MAIN_OBJECTIVE,
         },
     script:

@@ -261,6 +261,9 @@ rule plot_rankings:
         mem_mb=memory(),
     params:
         code=code_of("plot_rankings"),
-        cfg=slice_of("figures.dpi", "data.use", "influence.damping"),
+        cfg={
+            **slice_of("figures.dpi", "data.use"),
+            "dampings": sorted({calculator_settings(name)["influence.damping"] for name in DATASETS}),
+        },
     script:
         "../scripts/plot_rankings.py"

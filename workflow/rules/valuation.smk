@@ -57,7 +57,7 @@ rule attack:
         code=code_of("attack"),
         cfg=lambda w: {
             **calculator_settings(w.dataset),
-            **slice_of("seed", *[f"attack.{key}" for key in ATTACK_KEYS]),
+            **slice_of("seed", "attack.publish", *attack_keys(w.objective)),
         },
     script:
         "../scripts/attack.py"
@@ -146,6 +146,7 @@ rule summarise_attacks:
                 "attack.radii",
                 "attack.learning_rates",
                 "attack.solver",
+                "attack.publish",
             ),
             "features": {
                 dataset: {key: definition(dataset)["features"][key] for key in FEATURES_NAMED}

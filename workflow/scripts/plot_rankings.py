@@ -12,7 +12,7 @@ snakemake: Snakemake  # put here by Snakemake
 with job(snakemake), style():
     cfg = snakemake.params.cfg
     table = pd.read_parquet(snakemake.input.table)
-    figure = damping_curves(table, damping=cfg["influence.damping"])
+    figure = damping_curves(table, dampings=cfg["dampings"])
     save(figure, snakemake.output.damping, dpi=cfg["figures.dpi"])
     removed = pd.concat(map(pd.read_parquet, snakemake.input.removed), ignore_index=True)
     save(removals(removed), snakemake.output.rankings, dpi=cfg["figures.dpi"])

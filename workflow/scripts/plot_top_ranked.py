@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from snakemake.iocontainers import Snakemake
 
-from undue.arrays import read_arrays
+from undue.arrays import read_rows
 from undue.data.datasets import ArrayDataset, open_dataset
 from undue.plots import save, style
 from undue.run.job import job
@@ -18,7 +18,6 @@ from undue.valuation.figures import TopRanked, top_ranked
 snakemake: Snakemake  # put here by Snakemake
 
 SHOWN = 10
-TOLERANCE = 1e-9
 
 with job(snakemake) as log, style():
     cfg = snakemake.params.cfg
@@ -36,13 +35,13 @@ with job(snakemake) as log, style():
     rows: list[TopRanked] = []
 
     def add_row(title: str, theta: torch.Tensor, target: int) -> None:
-        rank = rank_samples(setting, theta, tolerance=TOLERANCE)
+        rank = rank_samples(setting, theta, tolerance=cfg["influence.tolerance"])
         highest = setting.train_index[np.argsort(rank, kind="stable")[:SHOWN]]
         place = setting.train_index.searchsorted(target)
         rows.append(TopRanked(title, highest, target, int(rank[place])))
 
     for example in examples.itertuples():
-        theta = read_arrays(snakemake.input.models[example.file])["theta"][example.theta]
+        theta = read_rows(snakemake.input.models[example.file], "theta", [example.theta])[0]
         gained = -100 * example.accuracy_lost_pristine
         add_row("before", setting.theta, example.target)
         add_row(

@@ -1,4 +1,4 @@
-"""Success against the number of training samples, over data sets that differ in nothing else."""
+"""Success against the number of training samples, over data sets without a λ, δ or sign of their own."""
 
 import pandas as pd
 from snakemake.iocontainers import Snakemake

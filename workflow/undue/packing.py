@@ -11,7 +11,7 @@ from collections.abc import Iterator
 FACTORISED = 16_000
 
 
-def numbers_per_lane(*, train: int, test: int, d: int, k: int, targets: int = 1, kept: int = 3) -> int:
+def numbers_per_lane(*, train: int, test: int, d: int, k: int, targets: int = 1, kept: int) -> int:
     """What the working tensors of one attack hold, in numbers of the problem's precision.
 
     Of n·k numbers each: the softmax state, the outputs of three solutions, of one in the making and of its

@@ -21,6 +21,9 @@ from undue.errors import UserError
 DENSE = 64
 # Lanczos vectors kept: more memory, far fewer products where eigenvalues crowd at an end.
 SUBSPACE = 80
+# Residual of each eigenvalue, relative to the largest of the spectrum; Lanczos restarts before it gives up.
+TOLERANCE = 1e-6
+MAX_RESTARTS = 300
 # Advice leaves the smallest eigenvalue at least this share of the largest, to solve with.
 HEADROOM = 1e-3
 
@@ -41,17 +44,13 @@ class Extremes:
     products: int
 
 
-def extremes(
-    operator: Operator, like: Tensor, *, tolerance: float = 1e-6, max_restarts: int = 300, seed: int = 0
-) -> Extremes:
+def extremes(operator: Operator, like: Tensor, *, key: str = "influence.damping") -> Extremes:
     """The smallest and the largest eigenvalue, by Lanczos (ARPACK: Lehoucq, Sorensen & Yang 1998).
 
     Args:
         operator: v ↦ Hv on one lane (d, k, 1), H symmetric.
         like: a tensor of that shape, precision and device.
-        tolerance: residual of each eigenvalue, relative to the largest of the spectrum.
-        max_restarts: Lanczos restarts before it gives up.
-        seed: of the vector it begins with; the answer depends on it within the tolerance only.
+        key: the config key of the damping, for the error's advice.
 
     Raises:
         ValueError: `like` has several lanes (each has a Hessian of its own).
@@ -73,8 +72,8 @@ def extremes(
         hv = _finite(operator(torch.tensor(v, dtype=like.dtype, device=like.device).view_as(like)))
         return hv.reshape(-1).double().cpu().numpy()
 
-    begin = np.random.Generator(np.random.Philox(seed)).standard_normal(size)
-    options = {"v0": begin, "ncv": min(size, SUBSPACE), "maxiter": max_restarts}
+    begin = np.random.Generator(np.random.Philox(0)).standard_normal(size)
+    options = {"v0": begin, "ncv": min(size, SUBSPACE), "maxiter": MAX_RESTARTS}
     hessian = LinearOperator((size, size), matvec=product, dtype=np.float64)
     try:
         (extent,) = np.abs(eigsh(hessian, k=1, which="LM", tol=1e-2, return_eigenvectors=False, **options))
@@ -82,12 +81,12 @@ def extremes(
         # shift the spectrum to [extent, 3 extent].
         shift = 2 * extent
         shifted = LinearOperator((size, size), matvec=lambda v: product(v) + shift * v, dtype=np.float64)
-        values, vectors = eigsh(shifted, k=2, which="BE", tol=tolerance, **options)
+        values, vectors = eigsh(shifted, k=2, which="BE", tol=TOLERANCE, **options)
     except ArpackNoConvergence as error:
         raise UserError(
             f"the ends of the Hessian's spectrum were not found with {products} Hessian products",
-            where="spectrum",
-            remedy="raise the tolerance or the number of restarts",
+            where=key,
+            remedy=f"raise {key}: its eigenvalues lie too close together to be told apart",
         ) from error
     values = values - shift
     errors = [np.linalg.norm(product(v) - value * v) for value, v in zip(values, vectors.T, strict=True)]
@@ -111,7 +110,7 @@ def require_positive_definite(
     Raises:
         UserError: it isn't; names the smallest eigenvalue and a δ that suffices.
     """
-    found = extremes(operator, like)
+    found = extremes(operator, like, key=key)
     lowest = found.smallest - found.error
     if lowest > 0:
         return found

@@ -62,7 +62,7 @@ class Tree(ABC):
 
         Raises:
             KeyError: a name isn't in the tree.
-            UserError: the archive is damaged or a file is larger than LARGEST_MEMBER.
+            UserError: the archive is damaged, a file can't be read or is larger than LARGEST_MEMBER.
         """
         wanted = set(self.names if names is None else names)
         if unknown := wanted.difference(self.names):
@@ -114,8 +114,16 @@ class _Folder(Tree):
     def _read(self, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
         for name in sorted(wanted):
             path = self.root / name
-            _refuse_large(path.stat().st_size, name, self.label)
-            yield name, path.read_bytes()
+            try:
+                _refuse_large(path.stat().st_size, name, self.label)
+                content = path.read_bytes()
+            except OSError as error:
+                raise UserError(
+                    f"the file can't be read: {error.strerror or error}",
+                    where=str(path),
+                    remedy="make it readable, or start again: the folder may have changed since it was listed",
+                ) from error
+            yield name, content
 
     def stream(self, name: str) -> AbstractContextManager[IO[bytes]]:
         return (self.root / name).open("rb")
@@ -254,13 +262,13 @@ def _list_tar(open_source: _Opener, label: str) -> Tree:
             name = _clean(member.name, label)
             if _is_junk(name):
                 continue
+            _refuse_twice(name, files, label)
+            _refuse_twice(name, links, label)
             if member.issym():
                 links[name] = posixpath.join(posixpath.dirname(name), member.linkname)
             elif member.islnk():  # a hard link's target is counted from the archive's root
                 links[name] = member.linkname
             elif member.isreg():
-                _refuse_twice(name, files, label)
-                _refuse_twice(name, links, label)
                 files[name] = name
             else:
                 raise _unsafe(label, name, "is a device or a pipe")

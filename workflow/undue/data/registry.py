@@ -37,6 +37,11 @@ logger = logging.getLogger(__name__)
 PAUSES = (1.0, 4.0)  # seconds before the second and the third try after a passing fault
 TIMEOUT = (10.0, 60.0)  # seconds: to connect, between two pieces of the answer
 REPORT_EVERY = 5.0  # seconds between two lines of progress
+MALFORMED = (
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.InvalidURL,
+)
 PASSING_STATUS = frozenset({429, 500, 502, 503, 504})
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
@@ -427,6 +432,8 @@ def _explain(error: Exception) -> str:
     root = _root(error)
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answered {error.response.status_code} {error.response.reason}"
+    if isinstance(error, MALFORMED):
+        return f"the address is malformed ({type(error).__name__}); see pip's index-url, PIP_INDEX_URL"
     if isinstance(root, urllib3.exceptions.NameResolutionError):
         return "no network: the server's name can't be resolved"
     if isinstance(root, urllib3.exceptions.NewConnectionError):

@@ -224,25 +224,36 @@ def _lanes(job: Job, setting: Setting) -> float:
     return float(starts * len(attack["learning_rates"]))
 
 
-def _lane(job: Job, size: Sizes) -> float:
+def _lane(job: Job, setting: Setting, size: Sizes) -> float:
     """An attack's working tensors, MB in float32."""
-    test = size.shared + size.pristine
-    targets = int(job.wildcards["size"]) if job.rule == "attack_sets" else 1
-    return 4 * numbers_per_lane(train=size.train, test=test, d=size.d, k=size.k, targets=targets) / 1e6
+    targets, kept = 1, len(setting.config["attack"]["ranks"])
+    if job.rule == "attack_sets":
+        targets, kept = int(job.wildcards["size"]), 2 * len(setting.config["multi_target"]["ranks"])
+    numbers = numbers_per_lane(
+        train=size.train,
+        test=size.shared + size.pristine,
+        d=size.d,
+        k=size.k,
+        targets=targets,
+        kept=kept,
+    )
+    return 4 * numbers / 1e6
 
 
 def _lanes_held(job: Job, setting: Setting, size: Sizes) -> Terms:
     if _model_of(job.rule, "memory_mb") != "attack":
         return {}
     return {
-        "lanes": min(setting.config["attack"]["memory_gb"] * 1e3, _lanes(job, setting) * _lane(job, size))
+        "lanes": min(
+            setting.config["attack"]["memory_gb"] * 1e3, _lanes(job, setting) * _lane(job, setting, size)
+        )
     }
 
 
 def _attack(job: Job, setting: Setting, size: Sizes) -> Terms:
     attack, lanes = setting.config["attack"], _lanes(job, setting)
     walked = _passes(size, lanes * (attack["steps"] + 1))
-    packs = math.ceil(lanes * _lane(job, size) / (attack["memory_gb"] * 1e3))
+    packs = math.ceil(lanes * _lane(job, setting, size) / (attack["memory_gb"] * 1e3))
     if attack["solver"] == "lissa":
         # A step's two solves, in passes; a step by conjugate gradients is about as long as ten.
         longer = max(1, 2 * attack["lissa_depth"] * attack["lissa_batch"] / size.train / 10)
@@ -291,7 +302,7 @@ def _train(job: Job, setting: Setting, size: Sizes) -> Terms:
 
 def _norms(job: Job, setting: Setting, size: Sizes) -> Terms:
     config = setting.config
-    return {"samples": _passes(size, config["attack"]["targets"] + config["figures"]["gradient_samples"])}
+    return {"samples": _passes(size, max(config["attack"]["targets"], config["figures"]["gradient_samples"]))}
 
 
 def _none(job: Job, setting: Setting) -> float:
@@ -366,7 +377,7 @@ def _validate_logistic(validation: Mapping[str, Any], size: Sizes) -> Terms:
     left_out = min(validation["pair_samples"], size.train)
     return {
         "models": _passes(size, left_out + validation["subsets"]),
-        "steps": _passes(size, left_out * max(validation["early_steps"], default=0)),
+        "steps": _passes(size, left_out * sum(validation["early_steps"])),
     }
 
 
@@ -494,6 +505,15 @@ def fit(terms: Sequence[Terms], cost: Sequence[float], idle: float) -> dict[str,
     return dict(zip(names, (solution / size).tolist(), strict=True))
 
 
+def _largest(terms: Sequence[Terms]) -> Terms:
+    """The largest amount of each term."""
+    return dict(pd.DataFrame(list(terms)).max().to_dict())
+
+
+def _within_stretch(terms: Terms, largest: Terms) -> bool:
+    return all(value <= STRETCH * largest.get(name, 0.0) for name, value in terms.items())
+
+
 @dataclass(frozen=True)
 class Model:
     """Coefficients by quantity and rule, of a core of 1 GFLOP/s, and the largest terms they are fitted to."""
@@ -512,15 +532,14 @@ class Model:
                 for rule, jobs in usable.groupby(_models_of(usable, quantity))
             }
         largest = {
-            str(rule): pd.DataFrame(list(jobs["work"])).max().to_dict()
+            str(rule): _largest(jobs["work"])
             for rule, jobs in measured.groupby(_models_of(measured, "core_seconds"))
         }
         return cls(coefficients, largest)
 
     def measured(self, rule: str, wanted: Costs) -> bool:
         """Whether such a job was ever measured: its rule, with all its terms, a tenth as large at least."""
-        largest = self.largest.get(_model_of(rule, "core_seconds"), {})
-        return all(value <= STRETCH * largest.get(name, 0.0) for name, value in wanted.work.items())
+        return _within_stretch(wanted.work, self.largest.get(_model_of(rule, "core_seconds"), {}))
 
     def predict(self, rule: str, wanted: Costs, *, gflops: float) -> dict[str, float]:
         """Core-seconds on cores of a speed, MB of memory, MB of disk; an unmeasured rule costs its start."""
@@ -543,8 +562,8 @@ def _cost(jobs: pd.DataFrame, quantity: str) -> list[float]:
 def held_out_errors(measured: pd.DataFrame, quantity: str = "core_seconds") -> pd.DataFrame:
     """How far the model is off for jobs that it hasn't seen.
 
-    Each kind of job (same terms) is predicted by a model of all others of its rule. A rule with one kind
-    only has nothing to be predicted by and is left out.
+    Each kind of job (same terms) is predicted by a model of all others of its rule. The only kind of a rule,
+    or one more than `STRETCH` times as large as all others, has nothing to be predicted by and is left out.
 
     Returns:
         For each measured job that could be held out: rule, measured, predicted.
@@ -556,9 +575,8 @@ def held_out_errors(measured: pd.DataFrame, quantity: str = "core_seconds") -> p
         same = jobs[kind].map(lambda terms: json.dumps(terms, sort_keys=True))
         for value in same.unique():
             rest, out = jobs[same != value], jobs[same == value]
-            # A term that only the held-out jobs have can't be learnt from the rest.
-            names = {name for terms in rest[kind] for name in terms}
-            if rest.empty or not set(out[kind].iloc[0]) <= names:
+            largest = _largest(rest[kind])
+            if rest.empty or not _within_stretch(out[kind].iloc[0], largest):
                 continue
             found = fit(list(rest[kind]), _cost(rest, quantity), IDLE[quantity])
             for rule, terms, cost in zip(out["rule"], out[kind], _cost(out, quantity), strict=True):
@@ -571,8 +589,9 @@ def held_out_runs(measured: pd.DataFrame, quantity: str = "core_seconds") -> pd.
     """How far the model is off for whole runs that it has seen nothing of.
 
     Returns:
-        For each run: its name, jobs, and what those of them cost together that the others can foretell (as
-        measured, as predicted): jobs like which another run had some, too (`Model.measured`).
+        For each run: its name, the jobs that the others can foretell (like which another run had some, too:
+        `Model.measured`), how many jobs it has in all, and what the former cost together (as measured, as
+        predicted).
     """
     rows = []
     kind = QUANTITIES[quantity]
@@ -590,8 +609,8 @@ def held_out_runs(measured: pd.DataFrame, quantity: str = "core_seconds") -> pd.
             model.predict(rule, Costs(terms, terms, terms), gflops=gflops)[quantity]
             for rule, terms, gflops in zip(known["rule"], known[kind], known["gflops"], strict=True)
         ]
-        rows.append([run, len(known), known[quantity].sum(), sum(predicted)])
-    return pd.DataFrame(rows, columns=["run", "jobs", "measured", "predicted"])
+        rows.append([run, len(known), len(jobs), known[quantity].sum(), sum(predicted)])
+    return pd.DataFrame(rows, columns=["run", "jobs", "of", "measured", "predicted"])
 
 
 # Measurements -----------------------------------------------------------------------------------------------

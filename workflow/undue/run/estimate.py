@@ -171,7 +171,7 @@ def describe_runs(measured: pd.DataFrame) -> str:
     table = pd.DataFrame(
         {
             "run": found["run"],
-            "jobs": found["jobs"],
+            "jobs": found["jobs"].astype(str) + " of " + found["of"].astype(str),
             "core-seconds": found["measured"].round().astype(int),
             "foretold": found["predicted"].round().astype(int),
             "error": (found["predicted"] / found["measured"] - 1).map("{:+.0%}".format),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -126,12 +126,12 @@ def _curve(axis: Axes, part: pd.DataFrame, *, label: str, statistic: str = "pear
     )
 
 
-def damping_curves(agreements: pd.DataFrame, *, damping: float) -> Figure:
+def damping_curves(agreements: pd.DataFrame, *, dampings: Sequence[float]) -> Figure:
     """How well −I/n predicts at each δ, on the heads of the attack: correlation, and the size of the effects.
 
     Args:
         agreements: the table `validation`.
-        damping: the run's δ, marked.
+        dampings: the δ that the data sets' rankings have, marked.
     """
     table = agreements[agreements["experiment"].str.endswith(DAMPING_VARIED)]
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(8.4, 3.0), sharex=True)
@@ -152,7 +152,8 @@ def damping_curves(agreements: pd.DataFrame, *, damping: float) -> Figure:
         (middle, "Spearman's ρ"),
         (right, "slope of predicted on actual"),
     ):
-        axis.axvline(damping, color="0.8", lw=1, zorder=0)
+        for damping in dampings:
+            axis.axvline(damping, color="0.8", lw=1, zorder=0)
         axis.set_xscale("symlog", linthresh=float(positive.min()) if len(positive) else 1.0)
         axis.set_xlim(left=0)
         axis.set_title(title)

@@ -26,7 +26,7 @@ TABLE2_COLUMNS: Columns = {
     "dataset": (TEXT, "data set"),
     "idea": (TEXT, "what is added to the row above"),
     "objective": (TEXT, "attack objective"),
-    "starts": (INT, "number of random starts"),
+    "starts": (INT, "number of starts"),
     **BEST_RADII_COLUMNS,
 }
 

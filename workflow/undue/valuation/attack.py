@@ -41,6 +41,8 @@ from undue.valuation.objectives import Weights, objective_weights
 logger = logging.getLogger(__name__)
 
 INVALID_LANES_ALLOWED = 0.01
+# The number of the start that is θ* itself, not drawn.
+AT_THETA = -1
 
 TRAJECTORY_COLUMNS: Columns = {
     "target": (INT, "training sample attacked"),
@@ -52,9 +54,9 @@ TRAJECTORY_COLUMNS: Columns = {
     "rank_pristine": (INT, "the target's rank on the pristine half; 0 where not monitored or not solved"),
     "accuracy_shared": (FLOAT, "accuracy on the shared half"),
     "accuracy_pristine": (FLOAT, "accuracy on the pristine half"),
-    "residual": (FLOAT, "worst relative residual of the step's solves"),
-    "iterations": (INT, "Hessian products of the step's solves"),
-    "valid": (BOOL, "all solves so far met their tolerance"),
+    "residual": (FLOAT, "worst relative residual of the step's two solves (monitoring not counted)"),
+    "iterations": (INT, "products of these solves: with the Hessian, its coarse copy or a mini-batch"),
+    "valid": (BOOL, "all these solves so far met their tolerance"),
 }
 
 CANDIDATE_COLUMNS: Columns = {
@@ -151,9 +153,12 @@ class Plan:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], *, objective: str, radius: float, ranks: Sequence[int]) -> Plan:
-        """The plan that the config's section `attack` makes for an objective, a radius and the k."""
+        """The plan that the config's section `attack` makes for an objective, a radius and the k.
+
+        What only some attacks need may be missing: attack.suppressed_ranks, attack.publish.
+        """
         return cls(
-            weights=objective_weights(objective, suppressed_ranks=settings["attack.suppressed_ranks"]),
+            weights=objective_weights(objective, suppressed_ranks=settings.get("attack.suppressed_ranks")),
             radius=radius,
             steps=settings["attack.steps"],
             drop_at=settings["attack.drop_at"],
@@ -161,7 +166,7 @@ class Plan:
             tolerance=settings["attack.tolerance"],
             monitor_every=settings["attack.monitor_every"],
             memory=settings["attack.memory_gb"] * 1e9,
-            first_hit=settings["attack.publish"] == "first_hit",
+            first_hit=settings.get("attack.publish") == "first_hit",
         )
 
 
@@ -205,7 +210,7 @@ def starts(theta: Tensor, radius: float, rows: Sequence[int], *, seed: int, star
     """Starting points uniform on the sphere of relative radius C around θ*, one for each row.
 
     A row's starting direction depends on the seed, the start's number and the row alone, not on the
-    radius, the learning rate or the lanes beside it. Start −1 is θ* itself.
+    radius, the learning rate or the lanes beside it. Start `AT_THETA` is θ* itself.
 
     Args:
         theta: θ* (d, k, 1).
@@ -217,7 +222,7 @@ def starts(theta: Tensor, radius: float, rows: Sequence[int], *, seed: int, star
     Returns:
         (d, k, len(rows)).
     """
-    if start == -1:
+    if start == AT_THETA:
         return theta.repeat(1, 1, len(rows))
     directions = {}
     for row in dict.fromkeys(rows):
@@ -280,9 +285,7 @@ def attack(
     return trajectories, _join([part for _, part in parts], axis=0)
 
 
-def packed(
-    problem: Problem, lanes: int, memory: float, *, targets: int = 1, kept: int = 3
-) -> Iterator[slice]:
+def packed(problem: Problem, lanes: int, memory: float, *, targets: int = 1, kept: int) -> Iterator[slice]:
     """Slices of lanes whose working tensors fit into `memory` bytes; see `numbers_per_lane`."""
     d, k = problem.train.shape
     test = problem.shared.samples + problem.pristine.samples
@@ -301,9 +304,9 @@ class Iterate:
         rank_shared: the targets' ranks on the shared half (m, L).
         rank_pristine: on the pristine half, 0 where not monitored (m, L).
         accuracy_shared, accuracy_pristine: of the iterate (L,).
-        residual: worst relative residual of the step's solves (L,).
-        iterations: their Hessian products (L,).
-        valid: all solves so far met their tolerance (L,).
+        residual: worst relative residual of the step's two solves, monitoring not counted (L,).
+        iterations: their products (L,).
+        valid: all these solves so far met their tolerance (L,).
     """
 
     theta: Tensor

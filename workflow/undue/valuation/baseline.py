@@ -20,7 +20,7 @@ BASELINE_COLUMNS: Columns = {
     "target": PUBLISHED_COLUMNS["target"],
     "k": PUBLISHED_COLUMNS["k"],
     "original_rank": PUBLISHED_COLUMNS["original_rank"],
-    "reached": (BOOL, "some ω gave rank ≤ k; if none, what follows is empty, 0 or false"),
+    "reached": (BOOL, "some ω gave rank ≤ k; if none, what the published model has is empty or false"),
     "best_rank": (INT, "best rank on the shared half over all ω"),
     "weight": (FLOAT, "the ω of the published model"),
     **{

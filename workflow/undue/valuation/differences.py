@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from undue.valuation import paper
+from undue.valuation.attack import AT_THETA
 from undue.valuation.summary import UNRANKED
 
 _WORDS = {
@@ -27,7 +28,7 @@ def differences(
     Args:
         settings: of the config: model.training, influence.damping, influence.rank_sign, attack.targets,
             attack.seeds, attack.steps, attack.radii, attack.learning_rates, attack.accuracy_budget,
-            baseline.weights.
+            attack.publish, attack.solver, baseline.weights.
         features: data set → its backbone, image_size and scaling.
         models: data set → its model.json.
         variants: variant → its base and what it does differently.
@@ -68,7 +69,8 @@ def _dataset(
         changes = [f"{_WORDS[key]} {value:,g}" for key, value in variant.items() if key != "base"]
         accuracy = _percent(model["accuracy_pristine"])
         return (
-            f"{name}, a variant of {variant['base']} with {', '.join(changes)}: honest accuracy {accuracy}, "
+            f"{name}, a variant of {variant['base']} with {', '.join(changes)}: "
+            f"honest accuracy on the pristine half {accuracy}, "
             f"{_training(model, settings['model.training'])}."
         )
     known = paper.paper_dataset(name)
@@ -76,7 +78,7 @@ def _dataset(
     facts = [
         f"{model['samples_train']:,} training and {test:,} test samples"
         + (_instead("{:,} and {:,}", (model["samples_train"], test), paper.SAMPLES[known]) if known else ""),
-        f"honest accuracy {_percent(model['accuracy_pristine'])}"
+        f"honest accuracy on the pristine half {_percent(model['accuracy_pristine'])}"
         + (f" (the paper: {_percent(paper.HONEST_ACCURACY[known])})" if known else ""),
         _features(features, model["features"]),
         _training(model, settings["model.training"]),
@@ -106,10 +108,11 @@ def _training(model: Mapping[str, Any], training: str) -> str:
 
 
 def _attack(settings: Mapping[str, Any]) -> list[str]:
-    seeds = len(settings["attack.seeds"])
+    seeds = settings["attack.seeds"]
+    drawn = len([seed for seed in seeds if seed != AT_THETA])
     said = [
         ("targets for each k", settings["attack.targets"], paper.TARGETS),
-        ("random starts", seeds, paper.STARTS),
+        ("random starts", f"{drawn}{' and θ*' if AT_THETA in seeds else ''}", str(paper.STARTS)),
         ("steps", settings["attack.steps"], paper.STEPS),
         ("radii C", _numbers(settings["attack.radii"]), _numbers(paper.RADII)),
         ("learning rates", _numbers(settings["attack.learning_rates"]), _numbers(paper.LEARNING_RATES)),
@@ -141,7 +144,12 @@ def _ranking(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _counting(settings: Mapping[str, Any]) -> list[str]:
+    published = {
+        "best_iterate": "its most accurate iterate with rank ≤ k; the paper's code the first one",
+        "first_hit": "its first iterate with rank ≤ the smallest k, or else its last, as in the paper's code",
+    }
     return [
+        f"An attack publishes {published[settings['attack.publish']]}.",
         f"The accuracy budget of {100 * settings['attack.accuracy_budget']:g} % is kept on the shared half, "
         "and the radius C chosen there; the accuracy lost is what the pristine half then says. The paper "
         'reports the highest over C (the column "highest, pristine" does, too).',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from undue.calculus.basis import Eigenbasis
 from undue.calculus.influence import rank_of
 from undue.valuation.calculator import Calculator
+
+logger = logging.getLogger(__name__)
 
 # Solves are held to this relative residual.
 TOLERANCE = 1e-9
@@ -46,6 +49,7 @@ def evaluate(calculator: Calculator, basis: Eigenbasis, theta: np.ndarray, rows:
     halves = {"shared": problem.shared, "pristine": problem.pristine}
     ranks = {half: np.empty(rows.shape, dtype=np.int64) for half in halves}
     accuracies = {half: np.empty(len(rows)) for half in halves}
+    missed, worst = 0, 0.0
     for first in range(0, len(rows), LANES):
         part = slice(first, first + LANES)
         lanes = torch.from_numpy(theta[part]).to(problem.train.x).permute(1, 2, 0).contiguous()
@@ -57,8 +61,19 @@ def evaluate(calculator: Calculator, basis: Eigenbasis, theta: np.ndarray, rows:
             score, solution = calculator.score(train, test, tolerance=TOLERANCE)
             found = torch.stack([rank_of(score, row) for row in target])
             found = torch.where(solution.converged, found, problem.train.samples)
+            missed += int((~solution.converged).sum())
+            worst = float(np.maximum(worst, float(solution.residual.max())))
             ranks[half][part] = found.T.cpu().numpy()
             accuracies[half][part] = test.accuracy().cpu().numpy()
+    if missed:
+        logger.warning(
+            "%d of %d solves in float64 missed a relative residual of %g (the worst: %.1e): these ranks "
+            "count as last; raise influence.damping or model.l2",
+            missed,
+            len(halves) * len(rows),
+            TOLERANCE,
+            worst,
+        )
     return Evaluation(ranks["shared"], ranks["pristine"], accuracies["shared"], accuracies["pristine"])
 
 

@@ -49,7 +49,7 @@ from undue.tables import BOOL, FLOAT, INT, TEXT, Columns
 from undue.training import train
 from undue.valuation.attack import Lane, Plan, attack, starts
 from undue.valuation.calculator import Calculator
-from undue.valuation.objectives import Weights, objective_weights
+from undue.valuation.objectives import OBJECTIVES, Weights, objective_weights
 
 SCALINGS = ("none", "centre", "standardise", "standardise_sample")
 """As `features.scaling`; the last divides by the deviation with n − 1, as `torch.std` does."""
@@ -57,7 +57,6 @@ SCALINGS = ("none", "centre", "standardise", "standardise_sample")
 BIASES = ("none", "regularised", "free")
 """No column of ones; one with the ridge λ + δ of all parameters; one with δ alone."""
 
-OBJECTIVES = ("max_target", "min_topk", "min_higher")
 
 DIGITS = 100
 NEGLIGIBLE = Decimal("1e-60")
@@ -67,7 +66,7 @@ DEPTH = 40.0
 """Largest output of the random search: there float64 no longer tells σ(z) from 1."""
 
 CHECKED = 10
-"""Of a search or an attack, so many of the best models are ranked again with all digits."""
+"""Of a search or an attack, models are ranked again with all digits, the best first, until so many hold."""
 
 IMPOSSIBILITY_COLUMNS: Columns = {
     "scaling": (TEXT, "of the features"),
@@ -315,13 +314,16 @@ def confirm(case: Construction, tried: int, thetas: Tensor, ranks: Tensor, *, ot
         ranks: their ranks in float64 (m,).
         otherwise: the best rank above K.
     """
-    best, refuted = Found(tried, otherwise), 0
+    best, refuted, confirmed = Found(tried, otherwise), 0, 0
     claims = [place for place in ranks.argsort(stable=True).tolist() if ranks[place] <= case.duplicates]
-    for place in claims[:CHECKED]:
+    for place in claims:
+        if confirmed == CHECKED:
+            break
         model = examine(case, tried, tuple(thetas[place].tolist()))
         if model.rank > case.duplicates:
             refuted += 1
         else:
+            confirmed += 1
             best = min(best, model, key=Found.preference)
     return replace(best, refuted=refuted)
 

@@ -37,19 +37,24 @@ def min_higher(score: Tensor, target: Tensor) -> Tensor:
     return weights.scatter_(0, target[None, :], -1.0)
 
 
-def objective_weights(name: str, *, suppressed_ranks: int) -> Weights:
+OBJECTIVES = ("max_target", "min_topk", "min_higher")
+"""All objectives that `objective_weights` knows."""
+
+
+def objective_weights(name: str, *, suppressed_ranks: int | None = None) -> Weights:
     """The weights u (n, L) of an objective, as a function of scores (n, L) and targets (L,).
 
     Args:
         name: one of the config's `attack.objectives`.
-        suppressed_ranks: how many of the top `min_topk` pushes down.
+        suppressed_ranks: how many of the top `min_topk` pushes down, which alone needs it.
 
     Raises:
-        KeyError: no such objective.
+        ValueError: no such objective, or `min_topk` without a number.
     """
-    objectives: dict[str, Weights] = {
-        "max_target": max_target,
-        "min_topk": partial(min_topk, top=suppressed_ranks),
-        "min_higher": min_higher,
-    }
-    return objectives[name]
+    if name == "min_topk" and suppressed_ranks:
+        return partial(min_topk, top=suppressed_ranks)
+    if name == "max_target":
+        return max_target
+    if name == "min_higher":
+        return min_higher
+    raise ValueError(f"no objective {name} (suppressed_ranks: {suppressed_ranks})")

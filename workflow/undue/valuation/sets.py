@@ -39,7 +39,7 @@ SET_TRAJECTORY_COLUMNS: Columns = {
     "distance": (FLOAT, "‖θ' − θ*‖ / ‖θ*‖"),
     "accuracy_shared": (FLOAT, "accuracy on the shared half"),
     "accuracy_pristine": (FLOAT, "accuracy on the pristine half"),
-    "valid": (BOOL, "all solves so far met their tolerance"),
+    "valid": (BOOL, "all solves so far met their tolerance, monitoring not counted"),
 }
 
 SET_PUBLISHED_COLUMNS: Columns = {

@@ -326,13 +326,17 @@ def pretty_attacks(attacks: pd.DataFrame) -> pd.DataFrame:
             "published iterate": (run + ", step " + attacks["step"].astype(str)).where(
                 attacks["reached"], "–"
             ),
-            "rank": attacks["rank_shared"].astype(str).where(attacks["reached"], "–"),
-            "rank, pristine": attacks["rank_pristine"].astype(str).where(attacks["reached"], "–"),
+            "rank": _whole(attacks["rank_shared"]),
+            "rank, pristine": _whole(attacks["rank_pristine"]),
             "accuracy lost": percent(attacks["accuracy_lost_shared"]),
             "accuracy lost, pristine": percent(attacks["accuracy_lost_pristine"]),
             "success": attacks["within_budget"].map({True: "yes", False: "no"}),
         }
     )
+
+
+def _whole(numbers: pd.Series) -> pd.Series:
+    return numbers.map(lambda number: "–" if math.isnan(number) else f"{number:.0f}")
 
 
 def pretty_success(rates: pd.DataFrame) -> pd.DataFrame:
