@@ -47,14 +47,13 @@ from undue.valuation.attack import (
     attack,
     attack_gradient,
     candidate_table,
-    packed,
     project,
     refuse_invalid,
     starts,
     trajectory_table,
     warn_of_invalid,
 )
-from undue.valuation.calculator import Calculator, Estimate
+from undue.valuation.calculator import Calculator, LissaSettings, packed
 from undue.valuation.objectives import Weights, max_target, min_higher, min_topk, objective_weights
 
 links = pytest.mark.parametrize("link", LINKS, ids=lambda link: type(link).__name__)
@@ -448,7 +447,7 @@ def by_estimates(recipe: Recipe, plan: Plan) -> Trajectories:
     """The attack, its solves by LiSSA."""
     problem, theta, basis = trained()
     calculator = replace(
-        calculator_of(problem, basis, torch.float64), estimate=Estimate(recipe, 0, ("test",))
+        calculator_of(problem, basis, torch.float64), estimate=LissaSettings(recipe, 0, ("test",))
     )
     begin = starts(theta, plan.radius, TARGETS.tolist(), seed=0, start=0)
     return attack(calculator, basis, theta, begin, LANES, plan)[0]

@@ -46,7 +46,7 @@ from undue.valuation.impossibility import (
     summary,
     target_rank,
 )
-from undue.valuation.impossibility_figure import best_ranks
+from undue.valuation.impossibility_figure import best_rank_panels
 from undue.valuation.objectives import min_higher
 
 SIZES = ((2, 1), (2, 5), (4, 1), (4, 3), (7, 2))
@@ -342,7 +342,7 @@ def test_every_size_scaling_and_bias_is_a_case() -> None:
 
 def test_the_figure_marks_what_is_proved(table: pd.DataFrame) -> None:
     with style():
-        figure = best_ranks(table)
+        figure = best_rank_panels(table)
     assert len(figure.axes) == len(SCALINGS) * len(BIASES)
     theorem, centred = figure.axes[0], figure.axes[5]
     assert [np.asarray(line.get_ydata()).tolist() for line in theorem.lines] == [[3]]

@@ -258,7 +258,7 @@ def test_many_models_are_confirmed_in_blocks(monkeypatch: pytest.MonkeyPatch) ->
     theta = normal(7, 5, 3, seed=0).numpy()
     rows = np.arange(7)
     whole = confirm(calculator, basis, theta, rows)
-    monkeypatch.setattr("undue.valuation.evaluate.LANES", 3)
+    monkeypatch.setattr("undue.valuation.evaluate.MEMORY", 0.0)
     pd.testing.assert_frame_equal(confirm(calculator, basis, theta, rows), whole)
     assert whole.index.tolist() == list(range(7))
 

@@ -71,7 +71,7 @@ def quiet(done: int) -> None:
 def test_a_ranker_has_the_influences_by_definition_and_both_ends(rank_sign: int) -> None:
     setting = make_setting(rank_sign=rank_sign)
     model = other_model(setting)
-    ranker = rank(setting, model, radius=0.2, target=30, samples=SAMPLES)
+    ranker = rank(setting, model, radius=0.2, target=30, samples=SAMPLES, tolerance=1e-8)
     plain = make_calculator(make_problem(), l2=L2, damping=DAMPING)
     expected = exact_influence(plain, model[..., 0], plain.problem.shared).numpy()
     np.testing.assert_allclose(ranker.influence, expected, rtol=1e-6, atol=1e-9)
@@ -119,8 +119,8 @@ def test_the_drawn_are_distinct_and_repeatable() -> None:
 def test_the_honest_ranking_predicts_and_less_damping_predicts_the_size(tmp_path: Path) -> None:
     setting = make_setting(n=200)
     rankers = [
-        rank(setting, setting.theta, radius=0, target=-1, samples=10),
-        rank(setting, other_model(setting), radius=0.2, target=30, samples=10),
+        rank(setting, setting.theta, radius=0, target=-1, samples=10, tolerance=1e-8),
+        rank(setting, other_model(setting), radius=0.2, target=30, samples=10, tolerance=1e-8),
     ]
     drawn = draw_random(200, 10, seed=0)
     truth = retrain_without(setting, rows_to_remove(rankers, drawn), gradient_norm=1e-9, progress=quiet)
@@ -160,7 +160,7 @@ def test_the_honest_ranking_predicts_and_less_damping_predicts_the_size(tmp_path
 
 def test_two_samples_have_no_correlation(tmp_path: Path) -> None:
     setting = make_setting()
-    honest = rank(setting, setting.theta, radius=0, target=-1, samples=2)
+    honest = rank(setting, setting.theta, radius=0, target=-1, samples=2, tolerance=1e-8)
     drawn = draw_random(60, 2, seed=0)
     truth = retrain_without(setting, rows_to_remove([honest], drawn), gradient_norm=1e-9, progress=quiet)
     table = ranking_table([honest], truth, drawn, dataset="d", seed=0)
@@ -171,7 +171,7 @@ def test_two_samples_have_no_correlation(tmp_path: Path) -> None:
 
 def test_a_damping_too_small_for_its_solve_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     setting = make_setting()
-    honest = rank(setting, setting.theta, radius=0, target=-1, samples=4)
+    honest = rank(setting, setting.theta, radius=0, target=-1, samples=4, tolerance=1e-8)
     drawn = draw_random(60, 4, seed=0)
     truth = retrain_without(setting, rows_to_remove([honest], drawn), gradient_norm=1e-9, progress=quiet)
     # With so much damping one product is enough for any solve; without it is for none.

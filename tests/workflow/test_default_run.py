@@ -81,7 +81,7 @@ def test_most_targets_become_the_most_helpful_sample_cheaply(features: Path, tmp
     setting = load(features, 0, tmp_path, rank_sign=-1)
     honest = setting.calculator.problem.shared.to(torch.float64)
     accuracy = float(honest.at(setting.basis.to_basis(setting.theta)).accuracy())
-    rank = rank_samples(setting, setting.theta, tolerance=1e-4)
+    rank, _ = rank_samples(setting, setting.theta, tolerance=1e-4)
     rows = [int(row) for row in stream(0, "targets").permutation(len(rank)) if rank[row] > 1][:10]
     # One of the run's two rates and two starts: they are enough.
     lanes = [Lane(row, 0.01) for row in rows]

@@ -194,6 +194,7 @@ ONE_RADIUS = {"attack": 2, "publish_attacks": 1, **FEWER_OR_MORE, "attack_sets":
             {"attack": 4, **FROM_PUBLISH, "plot_objective_steps": 1},
             id="attack.publish",
         ),
+        pytest.param({"influence": {"tolerance": 1e-9}}, FROM_INFLUENCE, id="influence.tolerance"),
         pytest.param({"influence": {"damping": 0.5}}, FROM_INFLUENCE, id="influence.damping"),
         pytest.param({"influence": {"rank_sign": -1}}, FROM_INFLUENCE, id="influence.rank_sign"),
         pytest.param({"model": {"l2": 0.01}}, FROM_TRAINING, id="model.l2"),

@@ -163,7 +163,11 @@ rule validate_rankings:
         cfg=lambda w: {
             **calculator_settings(w.dataset),
             **slice_of(
-                "seed", "validation.ranking_samples", "validation.dampings", "validation.gradient_norm"
+                "seed",
+                "influence.tolerance",
+                "validation.ranking_samples",
+                "validation.dampings",
+                "validation.gradient_norm",
             ),
             "radius": MIDDLE_RADIUS,
         },

@@ -6,7 +6,7 @@ import torch
 from snakemake.iocontainers import Snakemake
 
 from undue.arrays import write_arrays
-from undue.budget import least_accuracy
+from undue.budget import honest_accuracies, least_accuracy
 from undue.files import read_json
 from undue.run.job import job
 from undue.tables import write_table
@@ -30,8 +30,7 @@ with job(snakemake) as log:
     size, radius = int(snakemake.wildcards.size), float(snakemake.wildcards.radius)
     files = (snakemake.input.features, snakemake.input.split, snakemake.input.model)
     setting = load_attack_setting(*files, cfg, "sets", *snakemake.wildcards)
-    metadata = read_json(snakemake.input.metadata)
-    honest = {half: metadata[f"accuracy_{half}"] for half in ("shared", "pristine")}
+    honest = honest_accuracies(read_json(snakemake.input.metadata))
     plan = Plan.of(cfg, objective=cfg["objective"], radius=radius, ranks=cfg["multi_target.ranks"])
     samples = len(setting.train_index)
     influence = pd.read_parquet(snakemake.input.influence).set_index("index")

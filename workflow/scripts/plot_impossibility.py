@@ -5,10 +5,10 @@ from snakemake.iocontainers import Snakemake
 
 from undue.plots import save, style
 from undue.run.job import job
-from undue.valuation.impossibility_figure import best_ranks
+from undue.valuation.impossibility_figure import best_rank_panels
 
 snakemake: Snakemake  # put here by Snakemake
 
 with job(snakemake), style():
-    figure = best_ranks(pd.read_parquet(snakemake.input.table))
+    figure = best_rank_panels(pd.read_parquet(snakemake.input.table))
     save(figure, snakemake.output, dpi=snakemake.params.cfg["figures.dpi"])

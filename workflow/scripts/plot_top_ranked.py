@@ -35,7 +35,7 @@ with job(snakemake) as log, style():
     rows: list[TopRanked] = []
 
     def add_row(title: str, theta: torch.Tensor, target: int) -> None:
-        rank = rank_samples(setting, theta, tolerance=cfg["influence.tolerance"])
+        rank, _ = rank_samples(setting, theta, tolerance=cfg["influence.tolerance"])
         highest = setting.train_index[np.argsort(rank, kind="stable")[:SHOWN]]
         place = setting.train_index.searchsorted(target)
         rows.append(TopRanked(title, highest, target, int(rank[place])))

@@ -5,6 +5,7 @@ import pandas as pd
 from snakemake.iocontainers import Snakemake
 
 from undue.arrays import write_arrays
+from undue.budget import honest_accuracies
 from undue.files import read_json
 from undue.run.job import job
 from undue.tables import write_table
@@ -24,7 +25,6 @@ snakemake: Snakemake  # put here by Snakemake
 with job(snakemake) as log:
     cfg = snakemake.params.cfg
     setting = load_exact_setting(snakemake.input.features, snakemake.input.split, snakemake.input.model, cfg)
-    metadata = read_json(snakemake.input.metadata)
     targets = pd.concat(map(pd.read_parquet, snakemake.input.targets), ignore_index=True)
     blocks = len(snakemake.input.targets)
     runs = [(seed, block) for seed in cfg["seeds"] for block in range(blocks)]
@@ -45,7 +45,7 @@ with job(snakemake) as log:
     verdicts = judge_by_starts(
         chosen,
         checked,
-        honest={half: metadata[f"accuracy_{half}"] for half in ("shared", "pristine")},
+        honest=honest_accuracies(read_json(snakemake.input.metadata)),
         budget=cfg["attack.accuracy_budget"],
     )
     published, by_starts, models = publish(verdicts)

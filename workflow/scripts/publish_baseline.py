@@ -3,6 +3,7 @@
 import pandas as pd
 from snakemake.iocontainers import Snakemake
 
+from undue.budget import honest_accuracies
 from undue.files import read_json
 from undue.run.job import job
 from undue.tables import write_result, write_table
@@ -28,8 +29,7 @@ with job(snakemake) as log:
             pd.concat(map(pd.read_parquet, paths[own]), ignore_index=True)
             for paths in (snakemake.input.targets, snakemake.input.trials)
         )
-        metadata = read_json(snakemake.input.models[number])
-        honest = {half: metadata[f"accuracy_{half}"] for half in ("shared", "pristine")}
+        honest = honest_accuracies(read_json(snakemake.input.models[number]))
         # A sample may be a target of several k, and then in several blocks.
         trials = trials.drop_duplicates(["target", "weight"])
         published = publish_baseline(targets, trials, honest=honest, budget=budget)

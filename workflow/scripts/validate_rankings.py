@@ -1,5 +1,7 @@
 """What removing the first and last samples of a ranking really does, before and after an attack."""
 
+from functools import partial
+
 import pandas as pd
 import torch
 from snakemake.iocontainers import Snakemake
@@ -28,7 +30,8 @@ with job(snakemake) as log:
     cfg = snakemake.params.cfg
     dataset, samples = snakemake.wildcards.dataset, cfg["validation.ranking_samples"]
     setting = load_exact_setting(snakemake.input.features, snakemake.input.split, snakemake.input.model, cfg)
-    rankers = [rank(setting, setting.theta, radius=0, target=-1, samples=samples)]
+    ranking = partial(rank, setting, samples=samples, tolerance=cfg["influence.tolerance"])
+    rankers = [ranking(setting.theta, radius=0, target=-1)]
     (published,), (models,) = map(list, (snakemake.input.published, snakemake.input.models))
     verdicts = pd.read_parquet(published)
     # The models that an attacker would dare to publish, of the smallest k.
@@ -37,7 +40,7 @@ with job(snakemake) as log:
     for row in shown.itertuples():
         manipulated = torch.from_numpy(theta[row.theta])[..., None]
         radius = float(cfg["radius"])
-        rankers.append(rank(setting, manipulated, radius=radius, target=row.target, samples=samples))
+        rankers.append(ranking(manipulated, radius=radius, target=row.target))
     drawn = draw_random(len(setting.train_index), samples, cfg["seed"])
     rows = rows_to_remove(rankers, drawn)
     log.info("%d rankings; training again without each of %d samples", len(rankers), len(rows))

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 ROUNDING = 1e-9
 """Accuracies are shares of a few hundred samples; a loss of just the budget must not depend on rounding."""
+
+
+def honest_accuracies(model: Mapping[str, Any]) -> dict[str, float]:
+    """θ*'s accuracy on the "shared" and on the "pristine" half, from its model.json."""
+    return {half: model[f"accuracy_{half}"] for half in ("shared", "pristine")}
 
 
 def within_budget(lost: float, budget: float) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from undue.calculus.lanes import norm
+from undue.calculus.lanes import norm, norm_or_one
 from undue.calculus.linear import LinearRisk
 from undue.calculus.objective import Objective
 from undue.calculus.solvers import Operator, Solution, dense_matrix
@@ -124,10 +124,7 @@ class Factor:
         """
         flat = b.reshape(len(self.matrix), b.shape[-1])
         x = self.divide(b)
-        size = norm(flat)
-        residual = norm(flat - self.matrix @ x.reshape(flat.shape)) / torch.where(
-            size > 0, size, torch.ones_like(size)
-        )
+        residual = norm(flat - self.matrix @ x.reshape(flat.shape)) / norm_or_one(flat)
         iterations = torch.full_like(residual, len(self.matrix), dtype=torch.int64)
         return Solution(x, residual, iterations, tolerance)
 

@@ -14,3 +14,9 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 def norm(a: Tensor) -> Tensor:
     """Euclidean norm of each lane (L,)."""
     return torch.sqrt(dot(a, a))
+
+
+def norm_or_one(b: Tensor) -> Tensor:
+    """What the residuals of a solve are relative to: ‖b‖ of each lane (L,), one where b is zero."""
+    size = norm(b)
+    return torch.where(size > 0, size, torch.ones_like(size))

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undue.calculus.lanes import dot, norm
+from undue.calculus.lanes import dot, norm, norm_or_one
 from undue.calculus.linear import LinearRisk
 from undue.calculus.objective import Objective
 from undue.calculus.risk import Risk
@@ -151,8 +151,7 @@ def lissa(
                 raise _diverged(before[..., grown], hv[..., grown], place, recipe.scale, key)
         total += v / recipe.scale
     x = total / recipe.repeats
-    size = norm(b)
-    residual = norm(b - operator(x)) / torch.where(size > 0, size, torch.ones_like(size))
+    residual = norm(b - operator(x)) / norm_or_one(b)
     iterations = torch.full_like(residual, recipe.depth * recipe.repeats, dtype=torch.int64)
     return Solution(x, residual, iterations, tolerance)
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, overload, runtime_checkable
 import torch
 from torch import Tensor
 
-from undue.calculus.lanes import dot, norm
+from undue.calculus.lanes import dot, norm, norm_or_one
 from undue.calculus.linear import Projection
 from undue.errors import UserError
 
@@ -156,7 +156,7 @@ def conjugate_gradient(
         The solution. Its residual is the recursion's or, under `verify`, where in doubt the true one: a
         tolerance below what the precision can reach is reported as missed.
     """
-    scale = _scale(b)
+    scale = norm_or_one(b)
     x, outputs, r, residual = _begin(operator, b, scale, start, project)
     going = _Lanes(
         x=x,
@@ -347,7 +347,7 @@ def refine(
     Returns:
         The solution with its outputs; `iterations` counts products with `inner`.
     """
-    scale = _scale(b)
+    scale = norm_or_one(b)
     vector, outputs, r, residual = _begin(operator, b, scale, start, project)
     assert outputs is not None
     x = Projection(vector, outputs)
@@ -381,12 +381,6 @@ def _pick(lanes: Tensor, chosen: Projection, other: Projection) -> Projection:
     return Projection(
         torch.where(lanes, chosen.vector, other.vector), torch.where(lanes, chosen.outputs, other.outputs)
     )
-
-
-def _scale(b: Tensor) -> Tensor:
-    """What residuals are relative to: ‖b‖ of each lane (L,), one where b is zero."""
-    size = norm(b)
-    return torch.where(size > 0, size, torch.ones_like(size))
 
 
 def dense_matrix(operator: Operator, like: Tensor) -> Tensor:

@@ -19,23 +19,20 @@ from torch import Tensor
 from undue.agreement import pearson, spearman
 from undue.calculus.factor import Nearby
 from undue.calculus.functional import summed_loss
-from undue.calculus.influence import ranks
 from undue.calculus.newton import newton
 from undue.calculus.objective import Objective
-from undue.calculus.solvers import Solution
 from undue.formats import bracketed
 from undue.packing import FACTORISED
 from undue.randomness import stream
 from undue.tables import FLOAT, INT, TEXT, Columns
 from undue.validation.effects import DAMPING_VARIED, make_pairs
 from undue.validation.retraining import leave_one_out
-from undue.valuation.calculator import Calculator, Setting
+from undue.valuation.calculator import Setting, rank_samples
 
 # Numbers in the outputs of all models trained side by side.
 LANE_NUMBERS = 2_000_000
-# Relative residual of the solves that rank.
-RANK_TOLERANCE = 1e-8
-# Of those that only predict: less is out of reach of a small λ without damping, and no correlation sees it.
+# Relative residual of solves that only predict: less is out of reach of a small λ without damping, and no
+# correlation sees it.
 PREDICT_TOLERANCE = 1e-6
 
 RANKING_COLUMNS: Columns = {
@@ -104,26 +101,20 @@ class Ranker:
     last: np.ndarray
 
 
-def rank(setting: Setting, theta: Tensor, *, radius: float, target: int, samples: int) -> Ranker:
+def rank(
+    setting: Setting, theta: Tensor, *, radius: float, target: int, samples: int, tolerance: float
+) -> Ranker:
     """Value all samples under a model θ (d, k, 1) in the original basis, as the calculator does."""
-    calculator = setting.calculator
-    rotated = setting.basis.to_basis(theta.to(calculator.problem.train.x))
-    score, solution = _score(calculator, rotated, RANK_TOLERANCE)
-    solution.require("influence.damping", "model.l2", what="ranking the samples")
-    order = np.argsort(ranks(score)[:, 0].numpy(), kind="stable")
+    places, values = rank_samples(setting, theta, tolerance=tolerance)
+    order = np.argsort(places, kind="stable")
     return Ranker(
         radius,
         target,
         -1 if target < 0 else int(setting.train_index.searchsorted(target)),
-        calculator.rank_sign * score[:, 0].numpy(),
+        values,
         order[:samples],
         order[::-1][:samples].copy(),
     )
-
-
-def _score(calculator: Calculator, theta: Tensor, tolerance: float) -> tuple[Tensor, Solution]:
-    shared = calculator.problem.shared.at(theta)
-    return calculator.score(calculator.at(theta), shared, tolerance=tolerance)
 
 
 @dataclass(frozen=True)
@@ -285,7 +276,8 @@ def damping_pairs(
     parts = []
     for damping in dampings:
         calculator = replace(setting.calculator, damping=damping)
-        score, solution = _score(calculator, theta, PREDICT_TOLERANCE)
+        shared = calculator.problem.shared.at(theta)
+        score, solution = calculator.score(calculator.at(theta), shared, tolerance=PREDICT_TOLERANCE)
         if not bool(solution.converged.all()):
             warn(
                 f"validation.dampings: δ = {damping:g} is left out, its solve stopped at a relative residual "

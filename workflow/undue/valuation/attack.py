@@ -14,7 +14,7 @@ two solves, the first of which is the forward pass's own.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -29,13 +29,11 @@ from undue.calculus.influence import rank_of
 from undue.calculus.lanes import dot, norm
 from undue.calculus.linear import LinearPoint, Projection
 from undue.calculus.solvers import Solution
-from undue.data.problem import Problem
 from undue.errors import UserError
-from undue.packing import equal_packs, numbers_per_lane
 from undue.progress import Progress
 from undue.randomness import stream
 from undue.tables import BOOL, FLOAT, INT, Columns
-from undue.valuation.calculator import Calculator
+from undue.valuation.calculator import Calculator, packed
 from undue.valuation.objectives import Weights, objective_weights
 
 logger = logging.getLogger(__name__)
@@ -283,14 +281,6 @@ def attack(
     trajectories = _join([part for part, _ in parts], axis=1)
     warn_of_invalid(invalid, len(lanes))
     return trajectories, _join([part for _, part in parts], axis=0)
-
-
-def packed(problem: Problem, lanes: int, memory: float, *, targets: int = 1, kept: int) -> Iterator[slice]:
-    """Slices of lanes whose working tensors fit into `memory` bytes; see `numbers_per_lane`."""
-    d, k = problem.train.shape
-    test = problem.shared.samples + problem.pristine.samples
-    numbers = numbers_per_lane(train=problem.train.samples, test=test, d=d, k=k, targets=targets, kept=kept)
-    return equal_packs(lanes, memory=memory, per_lane=numbers * problem.train.x.element_size())
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from undue.calculus.solvers import COARSE_LIMIT, Solution, conjugate_gradient, r
 from undue.data.problem import Problem, load_problem
 from undue.device import choose_device, takes_bfloat16
 from undue.files import read_json
+from undue.packing import equal_packs, numbers_per_lane
 from undue.randomness import stream
 from undue.tables import FLOAT, INT, Columns
 
@@ -45,7 +46,7 @@ INFLUENCE_COLUMNS: Columns = {
 
 
 @dataclass(frozen=True)
-class Estimate:
+class LissaSettings:
     """Solves by LiSSA instead of conjugate gradients, as published.
 
     Attributes:
@@ -81,7 +82,7 @@ class Calculator:
     damping: float
     rank_sign: int
     copies: Bfloat16 | None = None
-    estimate: Estimate | None = None
+    estimate: LissaSettings | None = None
 
     @property
     def principal(self) -> int:
@@ -267,17 +268,34 @@ def load_attack_setting(
         repeats=1,
         scale=settings["attack.lissa_scale"],
     )
-    estimate = Estimate(recipe, settings["seed"], name)
+    estimate = LissaSettings(recipe, settings["seed"], name)
     return replace(setting, calculator=replace(setting.calculator, estimate=estimate))
 
 
-def rank_samples(setting: Setting, theta: Tensor, *, tolerance: float) -> np.ndarray:
-    """Rank of every training sample (n,) under a model θ (d, k, 1) in the original basis, shared half."""
+def rank_samples(setting: Setting, theta: Tensor, *, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rank and influence of every training sample (n,) under a model, on the shared half.
+
+    Args:
+        setting: the calculator.
+        theta: the model (d, k, 1) in the original basis.
+        tolerance: relative residual of the solve.
+
+    Raises:
+        UserError: the solve missed it.
+    """
     problem = setting.calculator.problem
     rotated = setting.basis.to_basis(theta.to(problem.train.x))
     score, solution = setting.calculator.score(
         setting.calculator.at(rotated), problem.shared.at(rotated), tolerance=tolerance
     )
-    solution.require("influence.damping", "model.l2", what="ranking the samples again")
-    rank: np.ndarray = ranks(score)[:, 0].cpu().numpy()
-    return rank
+    solution.require("influence.tolerance", "influence.damping", "model.l2", what="ranking the samples")
+    values = setting.calculator.rank_sign * score[:, 0]
+    return ranks(score)[:, 0].cpu().numpy(), values.cpu().numpy()
+
+
+def packed(problem: Problem, lanes: int, memory: float, *, targets: int = 1, kept: int) -> Iterator[slice]:
+    """Slices of lanes whose working tensors fit into `memory` bytes; see `numbers_per_lane`."""
+    d, k = problem.train.shape
+    test = problem.shared.samples + problem.pristine.samples
+    numbers = numbers_per_lane(train=problem.train.samples, test=test, d=d, k=k, targets=targets, kept=kept)
+    return equal_packs(lanes, memory=memory, per_lane=numbers * problem.train.x.element_size())

@@ -11,14 +11,14 @@ import torch
 
 from undue.calculus.basis import Eigenbasis
 from undue.calculus.influence import rank_of
-from undue.valuation.calculator import Calculator
+from undue.valuation.calculator import Calculator, packed
 
 logger = logging.getLogger(__name__)
 
 # Solves are held to this relative residual.
 TOLERANCE = 1e-9
-# Models judged side by side.
-LANES = 16
+# Bytes that models judged side by side may take.
+MEMORY = 5e8
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ def evaluate(calculator: Calculator, basis: Eigenbasis, theta: np.ndarray, rows:
     ranks = {half: np.empty(rows.shape, dtype=np.int64) for half in halves}
     accuracies = {half: np.empty(len(rows)) for half in halves}
     missed, worst = 0, 0.0
-    for first in range(0, len(rows), LANES):
-        part = slice(first, first + LANES)
+    for part in packed(problem, len(rows), MEMORY, targets=rows.shape[1], kept=0):
         lanes = torch.from_numpy(theta[part]).to(problem.train.x).permute(1, 2, 0).contiguous()
         rotated = basis.to_basis(lanes)
         target = torch.from_numpy(rows[part].T.copy()).to(problem.train.x.device)

@@ -22,7 +22,7 @@ LOWEST = 0.7
 BIAS_TITLES = {"none": "no bias", "regularised": "bias, ridge λ + δ", "free": "bias, ridge δ"}
 
 
-def best_ranks(table: pd.DataFrame) -> Figure:
+def best_rank_panels(table: pd.DataFrame) -> Figure:
     """The target's best rank under any model, against K: a column for each scaling, a row for each bias.
 
     Shaded: the top K. A filled point is a case that the proof excludes from it, an empty one a case that it

@@ -21,8 +21,8 @@ from undue.errors import UserError
 from undue.progress import Progress
 from undue.randomness import stream
 from undue.tables import BOOL, FLOAT, INT, Columns
-from undue.valuation.attack import Best, Iterate, Plan, Walk, packed, refuse_invalid, warn_of_invalid
-from undue.valuation.calculator import Calculator
+from undue.valuation.attack import Best, Iterate, Plan, Walk, refuse_invalid, warn_of_invalid
+from undue.valuation.calculator import Calculator, packed
 from undue.valuation.evaluate import Evaluation
 
 logger = logging.getLogger(__name__)
