@@ -186,8 +186,10 @@ def test_more_to_suppress_than_there_are_samples() -> None:
 
 
 def test_an_unknown_objective() -> None:
-    with pytest.raises(ValueError, match="max_targets"):
+    with pytest.raises(KeyError, match="max_targets"):
         objective_weights("max_targets", suppressed_ranks=5)
+    with pytest.raises(ValueError, match="min_topk needs"):
+        objective_weights("min_topk")
 
 
 def test_objectives_leave_scores_alone() -> None:

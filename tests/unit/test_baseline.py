@@ -449,10 +449,7 @@ def test_a_run_like_the_papers_differs_in_how_it_counts_alone() -> None:
         ({"attack.targets": 10}, "targets for each k: 10 (the paper: 50)"),
         ({"attack.seeds": [4, 9]}, "random starts: 2 (the paper: 5)"),
         ({"attack.seeds": [0, 1, 2, 3, -1]}, "random starts: 4 and θ* (the paper: 5)"),
-        (
-            {"attack.publish": "best_iterate"},
-            "publishes its most accurate iterate with rank ≤ k; the",
-        ),
+        ({"attack.publish": "best_iterate"}, "publishes its most accurate iterate with rank ≤ k; the"),
         ({"attack.steps": 50}, "steps: 50 (the paper: 100)"),
         ({"attack.radii": [0.2]}, "radii C: 0.2 (the paper: 0.05, 0.1, 0.2, 0.5)"),
         ({"attack.learning_rates": [0.1]}, "learning rates: 0.1 (the paper: 0.01, 0.1)"),

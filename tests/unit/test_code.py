@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -142,6 +143,28 @@ def test_training_does_not_depend_on_the_attack() -> None:
     used = set(code(ROOT / "scripts" / "train_model.py", ROOT))
     assert {"undue/training.py", "undue/calculus/newton.py", "undue/calculus/solvers.py"} <= used
     assert not {name for name in used if name.startswith(("undue/valuation/a", "undue/plots"))}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "analyse_easy_targets",
+        "download",
+        "plot_objective_steps",
+        "publish_baseline",
+        "select_targets",
+        "split_data",
+        "summarise_ablation",
+        "summarise_attacks",
+        "summarise_sets",
+        "summarise_validation",
+    ],
+)
+def test_what_works_on_tables_alone_starts_without_torch(script: str) -> None:
+    """Whose import is most of what a small job costs."""
+    files = [ROOT / name for name in code(ROOT / "scripts" / f"{script}.py", ROOT)]
+    heavy = re.compile(r"^(import|from) torch\b", re.MULTILINE)
+    assert [file for file in files if heavy.search(file.read_text(encoding="utf-8"))] == []
 
 
 # Sources ----------------------------------------------------------------------------------------------------

@@ -745,14 +745,14 @@ def test_lanes_that_have_arrived_are_left_behind(start: bool, preconditioned: bo
 
 def test_lanes_left_behind_are_still_in_doubt() -> None:
     """The residual is computed anew for all lanes, also those that stopped early, unless told not to."""
-    exact, b = torch.cat([positive(1), positive(3, condition=1e6)]), normal(*SHAPE, 4, seed=1)
+    exact, b = torch.cat([positive(1), positive(3, condition=1e6)]), normal(*SHAPE, 4, seed=5)
     # This one is left behind before the first step.
     b[..., 0] = 0
     single = exact.float()
     solution = conjugate_gradient(Narrowing(single, []), b.float(), tolerance=1e-5)
     true = true_residual(exact, b, solution.x.double())
     assert solution.converged.tolist() == [True, False, False, False]
-    torch.testing.assert_close(solution.residual[1:].double(), true[1:], rtol=0.3, atol=0)
+    torch.testing.assert_close(solution.residual[1:].double(), true[1:], rtol=0.1, atol=0)
     widths: list[int] = []
     believed = conjugate_gradient(Narrowing(single, widths), b.float(), tolerance=1e-5, verify=False)
     assert torch.equal(believed.x, solution.x)

@@ -6,6 +6,9 @@ import hashlib
 
 import numpy as np
 
+AT_THETA = -1
+"""As the number of an attack's start: none is drawn, it is θ* itself."""
+
 
 def stream(seed: int, *name: str | int) -> np.random.Generator:
     """A generator that depends on the root seed and the name alone.

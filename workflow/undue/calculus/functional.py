@@ -88,11 +88,8 @@ def margin_loss(output: Tensor, label: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MarginLink:
-    """The margin of a linear head in place of its loss; not convex, for functionals only.
-
-    With several outputs the margin is z_y − log Σ_{c ≠ y} exp z_c, whose derivatives are those of a
-    softmax over the other classes; `state` is that softmax.
+class Substitute:
+    """What else than its loss a linear head has: the head stays what it is. Not convex, for functionals only.
 
     Attributes:
         link: the head's own link, which says how many outputs it has and what it predicts.
@@ -102,6 +99,21 @@ class MarginLink:
 
     def outputs(self, classes: int) -> int:
         return self.link.outputs(classes)
+
+    def predict(self, z: Tensor) -> Tensor:
+        return self.link.predict(z)
+
+    def correct(self, z: Tensor, y: Tensor) -> Tensor:
+        return self.link.correct(z, y)
+
+
+@dataclass(frozen=True)
+class MarginLink(Substitute):
+    """The margin of a linear head in place of its loss.
+
+    With several outputs the margin is z_y − log Σ_{c ≠ y} exp z_c, whose derivatives are those of a
+    softmax over the other classes; `state` is that softmax.
+    """
 
     def _right(self, z: Tensor, y: Tensor) -> Tensor:
         """Which output is the label's (rows, k, 1)."""
@@ -135,9 +147,3 @@ class MarginLink:
 
     def curvature(self, state: Tensor, y: Tensor) -> Tensor:
         return -Softmax().curvature(state, y)
-
-    def predict(self, z: Tensor) -> Tensor:
-        return self.link.predict(z)
-
-    def correct(self, z: Tensor, y: Tensor) -> Tensor:
-        return self.link.correct(z, y)

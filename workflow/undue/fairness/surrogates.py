@@ -7,26 +7,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from undue.calculus.functional import WeightedSum, summed_loss
-from undue.calculus.linear import Link
+from undue.calculus.functional import Substitute, WeightedSum, summed_loss
 from undue.fairness.metrics import Metric, contrast
 from undue.fairness.problem import Part
 
 
 @dataclass(frozen=True)
-class SoftPrediction:
-    """σ(κz) in place of a binary model's loss: its prediction made smooth; not convex, for functionals only.
+class SoftPrediction(Substitute):
+    """σ(κz) in place of a binary model's loss: its prediction made smooth.
 
     Attributes:
-        link: the model's own link, which says what it predicts.
         sharpness: κ; predictions are hard as it grows.
     """
 
-    link: Link
     sharpness: float
-
-    def outputs(self, classes: int) -> int:
-        return self.link.outputs(classes)
 
     def state(self, z: Tensor, y: Tensor) -> Tensor:
         return torch.sigmoid(self.sharpness * z)
@@ -46,12 +40,6 @@ class SoftPrediction:
 
     def curvature(self, state: Tensor, y: Tensor) -> Tensor:
         return self.sharpness**2 * state * (1 - state) * (1 - 2 * state)
-
-    def predict(self, z: Tensor) -> Tensor:
-        return self.link.predict(z)
-
-    def correct(self, z: Tensor, y: Tensor) -> Tensor:
-        return self.link.correct(z, y)
 
 
 def soft_rate(part: Part, weights: Tensor, sharpness: float = 1.0) -> WeightedSum:

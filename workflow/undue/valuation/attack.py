@@ -31,7 +31,7 @@ from undue.calculus.linear import LinearPoint, Projection
 from undue.calculus.solvers import Solution
 from undue.errors import UserError
 from undue.progress import Progress
-from undue.randomness import stream
+from undue.randomness import AT_THETA, stream
 from undue.tables import BOOL, FLOAT, INT, Columns
 from undue.valuation.calculator import Calculator, packed
 from undue.valuation.objectives import Weights, objective_weights
@@ -39,8 +39,6 @@ from undue.valuation.objectives import Weights, objective_weights
 logger = logging.getLogger(__name__)
 
 INVALID_LANES_ALLOWED = 0.01
-# The number of the start that is θ* itself, not drawn.
-AT_THETA = -1
 
 TRAJECTORY_COLUMNS: Columns = {
     "target": (INT, "training sample attacked"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from undue.randomness import AT_THETA
 from undue.valuation import paper
-from undue.valuation.attack import AT_THETA
 from undue.valuation.summary import UNRANKED
 
 _WORDS = {

@@ -57,7 +57,6 @@ SCALINGS = ("none", "centre", "standardise", "standardise_sample")
 BIASES = ("none", "regularised", "free")
 """No column of ones; one with the ridge λ + δ of all parameters; one with δ alone."""
 
-
 DIGITS = 100
 NEGLIGIBLE = Decimal("1e-60")
 """What 100 digits leave of a zero."""

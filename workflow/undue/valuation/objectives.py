@@ -6,7 +6,7 @@ rank 1 is always the highest score.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -37,8 +37,12 @@ def min_higher(score: Tensor, target: Tensor) -> Tensor:
     return weights.scatter_(0, target[None, :], -1.0)
 
 
-OBJECTIVES = ("max_target", "min_topk", "min_higher")
-"""All objectives that `objective_weights` knows."""
+OBJECTIVES: Mapping[str, Callable[..., Tensor]] = {
+    "max_target": max_target,
+    "min_topk": min_topk,
+    "min_higher": min_higher,
+}
+"""By their names in the config."""
 
 
 def objective_weights(name: str, *, suppressed_ranks: int | None = None) -> Weights:
@@ -49,12 +53,12 @@ def objective_weights(name: str, *, suppressed_ranks: int | None = None) -> Weig
         suppressed_ranks: how many of the top `min_topk` pushes down, which alone needs it.
 
     Raises:
-        ValueError: no such objective, or `min_topk` without a number.
+        KeyError: no such objective.
+        ValueError: `min_topk` without a number.
     """
-    if name == "min_topk" and suppressed_ranks:
-        return partial(min_topk, top=suppressed_ranks)
-    if name == "max_target":
-        return max_target
-    if name == "min_higher":
-        return min_higher
-    raise ValueError(f"no objective {name} (suppressed_ranks: {suppressed_ranks})")
+    weights = OBJECTIVES[name]
+    if weights is not min_topk:
+        return weights
+    if not suppressed_ranks:
+        raise ValueError("min_topk needs suppressed_ranks")
+    return partial(min_topk, top=suppressed_ranks)

@@ -23,10 +23,7 @@ PUBLISHED_COLUMNS: Columns = {
     "target": (INT, "training sample attacked"),
     "k": (INT, "the k that this row is scored on"),
     "original_rank": (INT, "rank under θ* on the shared half"),
-    "reached": (
-        BOOL,
-        "some iterate had rank ≤ k; if none, what follows is empty, −1 or false",
-    ),
+    "reached": (BOOL, "some iterate had rank ≤ k; if none, what follows is empty, −1 or false"),
     "seed": (INT, "the start that the published iterate comes from"),
     "learning_rate": (FLOAT, "its learning rate"),
     "step": (INT, "its iterate"),
