@@ -30,7 +30,7 @@ from undue.valuation.baseline import (
 from undue.valuation.differences import differences, markdown_list
 from undue.valuation.evaluate import confirm
 from undue.valuation.paper import BASELINE, NOTHING, TABLE1, TABLE2, reported_success
-from undue.valuation.reweighing import TRIAL_COLUMNS, Recipe, Trial, reweigh, shared_draws, target_places
+from undue.valuation.reweighing import TRIAL_COLUMNS, Training, Trial, reweigh, shared_draws, target_places
 from undue.valuation.summary import (
     AS_PUBLISHED_COLUMNS,
     ATTACK_SUCCESS_COLUMNS,
@@ -45,7 +45,7 @@ from undue.valuation.summary import (
 
 NAN = math.nan
 PLENTY = 1e9
-RECIPE = Recipe(steps=25, batch_size=16, learning_rate=0.05)
+TRAINING = Training(steps=25, batch_size=16, learning_rate=0.05)
 TRIALS = [Trial(3, 1.0), Trial(3, 40.0), Trial(8, 40.0), Trial(8, 1e9), Trial(20, 7.0)]
 
 DAMPING: Mapping[str, float] = defaultdict(lambda: 0.25)
@@ -56,12 +56,12 @@ def risk() -> LinearRisk:
     return make_problem().train
 
 
-def batches(samples: int, trial: Trial, recipe: Recipe, seed: int) -> list[torch.Tensor]:
+def batches(samples: int, trial: Trial, training: Training, seed: int) -> list[torch.Tensor]:
     """The rows of each batch of one lane, written out."""
-    drawn = shared_draws(samples, recipe, seed=seed)
-    places = target_places(trial, samples, recipe, seed=seed)
+    drawn = shared_draws(samples, training, seed=seed)
+    places = target_places(trial, samples, training, seed=seed)
     return [
-        torch.from_numpy(np.where(np.arange(recipe.batch_size) < count, trial.row, rows))
+        torch.from_numpy(np.where(np.arange(training.batch_size) < count, trial.row, rows))
         for rows, count in zip(drawn, places, strict=True)
     ]
 
@@ -72,9 +72,9 @@ def batches(samples: int, trial: Trial, recipe: Recipe, seed: int) -> list[torch
 @pytest.mark.parametrize("weight", [1.0, 5.0, 300.0, 1e6])
 def test_rows_are_drawn_by_their_weights(weight: float) -> None:
     """The target's share of a batch is ω / (n − 1 + ω), every other row's 1 / (n − 1 + ω)."""
-    samples, recipe = 40, Recipe(4000, 32, 0.1)
-    drawn = torch.cat(batches(samples, Trial(6, weight), recipe, seed=1))
-    assert len(drawn) == recipe.steps * recipe.batch_size
+    samples, training = 40, Training(4000, 32, 0.1)
+    drawn = torch.cat(batches(samples, Trial(6, weight), training, seed=1))
+    assert len(drawn) == training.steps * training.batch_size
     found = torch.bincount(drawn, minlength=samples) / len(drawn)
     expected = torch.ones(samples)
     expected[6] = weight
@@ -85,11 +85,11 @@ def test_rows_are_drawn_by_their_weights(weight: float) -> None:
 
 def test_batches_vary_as_weighted_sampling_does() -> None:
     """The target's places in a batch are binomial: their variance, too, is that of independent draws."""
-    samples, recipe, weight = 40, Recipe(20_000, 32, 0.1), 30.0
+    samples, training, weight = 40, Training(20_000, 32, 0.1), 30.0
     trial = Trial(6, weight)
-    drawn = shared_draws(samples, recipe, seed=2)
-    places = target_places(trial, samples, recipe, seed=2)
-    kept = np.arange(recipe.batch_size) >= places[:, None]
+    drawn = shared_draws(samples, training, seed=2)
+    places = target_places(trial, samples, training, seed=2)
+    kept = np.arange(training.batch_size) >= places[:, None]
     count = places + ((drawn == trial.row) & kept).sum(axis=1)
     share = weight / (samples - 1 + weight)
     assert count.mean() == pytest.approx(32 * share, rel=0.01)
@@ -97,9 +97,9 @@ def test_batches_vary_as_weighted_sampling_does() -> None:
 
 
 def test_the_expected_gradient_is_that_of_the_reweighed_loss(risk: LinearRisk) -> None:
-    weight, row, recipe = 20.0, 4, Recipe(5_000, 64, 0.1)
+    weight, row, training = 20.0, 4, Training(5_000, 64, 0.1)
     theta = 0.5 * normal(*risk.shape, 1, seed=5)
-    rows = torch.cat(batches(risk.samples, Trial(row, weight), recipe, seed=0))
+    rows = torch.cat(batches(risk.samples, Trial(row, weight), training, seed=0))
     counts = torch.bincount(rows, minlength=risk.samples).double()
     found = risk.at(theta).grad(counts / len(rows))
     weights = torch.ones(risk.samples, dtype=torch.float64)
@@ -109,17 +109,17 @@ def test_the_expected_gradient_is_that_of_the_reweighed_loss(risk: LinearRisk) -
 
 
 def test_a_weight_of_one_is_no_weight() -> None:
-    assert not target_places(Trial(3, 1.0), 100, RECIPE, seed=0).any()
+    assert not target_places(Trial(3, 1.0), 100, TRAINING, seed=0).any()
 
 
 def test_draws_depend_on_seed_target_and_weight() -> None:
-    places = target_places(TRIALS[1], 60, RECIPE, seed=0)
-    np.testing.assert_array_equal(places, target_places(TRIALS[1], 60, RECIPE, seed=0))
+    places = target_places(TRIALS[1], 60, TRAINING, seed=0)
+    np.testing.assert_array_equal(places, target_places(TRIALS[1], 60, TRAINING, seed=0))
     for other in (Trial(4, 40.0), Trial(3, 41.0)):
-        assert (target_places(other, 60, RECIPE, seed=0) != places).any()
-    assert (target_places(TRIALS[1], 60, RECIPE, seed=1) != places).any()
-    assert (shared_draws(60, RECIPE, seed=0) != shared_draws(60, RECIPE, seed=1)).any()
-    assert shared_draws(60, RECIPE, seed=0).max() < 60
+        assert (target_places(other, 60, TRAINING, seed=0) != places).any()
+    assert (target_places(TRIALS[1], 60, TRAINING, seed=1) != places).any()
+    assert (shared_draws(60, TRAINING, seed=0) != shared_draws(60, TRAINING, seed=1)).any()
+    assert shared_draws(60, TRAINING, seed=0).max() < 60
 
 
 # Training ---------------------------------------------------------------------------------------------------
@@ -129,34 +129,34 @@ def test_draws_depend_on_seed_target_and_weight() -> None:
 def test_a_lane_is_what_torch_trains(risk: LinearRisk, trial: Trial) -> None:
     """One model, torch.optim.Adam, autograd through the mean cross-entropy of each batch."""
     head = torch.zeros(risk.shape, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.Adam([head], lr=RECIPE.learning_rate)
-    for rows in batches(risk.samples, trial, RECIPE, seed=3):
+    optimiser = torch.optim.Adam([head], lr=TRAINING.learning_rate)
+    for rows in batches(risk.samples, trial, TRAINING, seed=3):
         optimiser.zero_grad()
         loss = torch.nn.functional.cross_entropy(risk.x[rows] @ head, risk.y[rows])
         (head.grad,) = torch.autograd.grad(loss, head)
         optimiser.step()
-    theta = reweigh(risk, TRIALS, RECIPE, seed=3, memory=PLENTY)
+    theta = reweigh(risk, TRIALS, TRAINING, seed=3, memory=PLENTY)
     assert theta.shape == (*risk.shape, len(TRIALS))
     found = theta[..., TRIALS.index(trial)]
     torch.testing.assert_close(found, head.detach(), rtol=1e-7, atol=1e-9)
 
 
 def test_neighbours_and_packs_change_nothing(risk: LinearRisk) -> None:
-    together = reweigh(risk, TRIALS, RECIPE, seed=0, memory=PLENTY)
-    packed = reweigh(risk, TRIALS, RECIPE, seed=0, memory=1.0)
+    together = reweigh(risk, TRIALS, TRAINING, seed=0, memory=PLENTY)
+    packed = reweigh(risk, TRIALS, TRAINING, seed=0, memory=1.0)
     torch.testing.assert_close(packed, together, rtol=1e-9, atol=1e-11)
     for lane in (1, 4):
-        alone = reweigh(risk, [TRIALS[lane]], RECIPE, seed=0, memory=PLENTY)
+        alone = reweigh(risk, [TRIALS[lane]], TRAINING, seed=0, memory=PLENTY)
         torch.testing.assert_close(alone[..., 0], together[..., lane], rtol=1e-9, atol=1e-11)
-    again = reweigh(risk, TRIALS, RECIPE, seed=0, memory=PLENTY)
+    again = reweigh(risk, TRIALS, TRAINING, seed=0, memory=PLENTY)
     assert torch.equal(again, together)
 
 
 def test_a_weight_of_one_trains_an_honest_model_and_a_huge_one_ruins_it() -> None:
     problem = make_problem(n=200, m=200)
-    recipe = Recipe(600, 64, 0.05)
+    training = Training(600, 64, 0.05)
     honest = train(problem.train, l2=0.0001, regularise_bias=True, gradient_norm=1e-8).theta
-    theta = reweigh(problem.train, [Trial(7, 1.0), Trial(7, 1e10)], recipe, seed=0, memory=PLENTY)
+    theta = reweigh(problem.train, [Trial(7, 1.0), Trial(7, 1e10)], training, seed=0, memory=PLENTY)
     accuracy = problem.shared.at(theta).accuracy()
     assert accuracy[0] == pytest.approx(float(problem.shared.at(honest).accuracy()), abs=0.05)
     # Trained on the target alone, it says the target's class of everything.
@@ -173,7 +173,7 @@ def test_a_target_that_is_its_classs_only_training_sample(weight: float) -> None
     y[y == 2] = 0
     y[11] = 2
     problem = replace(problem, train=LinearRisk(problem.train.x, y, 3, Softmax()))
-    theta = reweigh(problem.train, [Trial(11, weight)], RECIPE, seed=0, memory=PLENTY)
+    theta = reweigh(problem.train, [Trial(11, weight)], TRAINING, seed=0, memory=PLENTY)
     assert torch.isfinite(theta).all()
     if weight > 1:
         assert bool(problem.train.at(theta).correct()[11, 0])
@@ -183,8 +183,8 @@ def test_a_target_that_is_its_classs_only_training_sample(weight: float) -> None
 
 
 def test_single_precision_follows_double(risk: LinearRisk) -> None:
-    double = reweigh(risk, TRIALS, RECIPE, seed=0, memory=PLENTY)
-    single = reweigh(risk.to(torch.float32), TRIALS, RECIPE, seed=0, memory=PLENTY)
+    double = reweigh(risk, TRIALS, TRAINING, seed=0, memory=PLENTY)
+    single = reweigh(risk.to(torch.float32), TRIALS, TRAINING, seed=0, memory=PLENTY)
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-4)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from undue.calculus.factor import Factor
 from undue.calculus.functional import one_loss
 from undue.calculus.influence import influence
-from undue.calculus.influences import sample_gradients
+from undue.calculus.koh_liang import sample_gradients
 from undue.calculus.lanes import norm
 from undue.calculus.linear import LinearRisk, Link, Logistic, SmoothHinge, Softmax
 from undue.calculus.newton import newton

@@ -17,7 +17,7 @@ from undue.calculus.module import ModuleRisk
 from undue.calculus.spectrum import Extremes
 from undue.randomness import stream
 from undue.validation.effects import agreement
-from undue.validation.network import Recipe, dampings_that_suffice, go_on, make_network, network_pairs
+from undue.validation.network import Schedule, dampings_that_suffice, go_on, make_network, network_pairs
 
 SIDE = 8
 
@@ -115,7 +115,7 @@ def test_going_on_inherits_the_moments_of_adam() -> None:
     assert float((fresh - whole).abs().max()) > 1e-3
 
 
-def network_effects(*, n: int = 60, recipe: Recipe, count: int, dampings: list[float]) -> Any:
+def network_effects(*, n: int = 60, schedule: Schedule, count: int, dampings: list[float]) -> Any:
     training, test = make_images(n, seed=0), make_images(20, seed=1)
     said: list[str] = []
     units: list[str] = []
@@ -129,7 +129,7 @@ def network_effects(*, n: int = 60, recipe: Recipe, count: int, dampings: list[f
         test,
         np.arange(100, 100 + n),
         dataset="d",
-        recipe=recipe,
+        schedule=schedule,
         count=count,
         dampings=dampings,
         seed=0,
@@ -142,8 +142,8 @@ def network_effects(*, n: int = 60, recipe: Recipe, count: int, dampings: list[f
 
 
 def test_effects_are_differences_to_the_control() -> None:
-    recipe = Recipe(steps=60, more_steps=5, batch=30, learning_rate=0.01, l2=0.01)
-    pairs, facts = network_effects(recipe=recipe, count=5, dampings=[0.05, 10.0])
+    schedule = Schedule(steps=60, more_steps=5, batch=30, learning_rate=0.01, l2=0.01)
+    pairs, facts = network_effects(schedule=schedule, count=5, dampings=[0.05, 10.0])
     assert len(pairs) == 2 * 5
     assert set(pairs["sample"]) <= set(range(100, 160))
     # What the steps do to all networks alike has gone from the effects.
@@ -160,8 +160,8 @@ def test_effects_are_differences_to_the_control() -> None:
 
 def test_influence_predicts_what_a_trained_network_does_without_a_sample() -> None:
     # Every step takes all samples, so that nothing but the removals parts the lanes.
-    recipe = Recipe(steps=600, more_steps=300, batch=40, learning_rate=0.01, l2=0.05)
-    pairs, facts = network_effects(n=40, recipe=recipe, count=12, dampings=[1e-6])
+    schedule = Schedule(steps=600, more_steps=300, batch=40, learning_rate=0.01, l2=0.05)
+    pairs, facts = network_effects(n=40, schedule=schedule, count=12, dampings=[1e-6])
     assert facts.gradient_norm < 1e-2
     found = agreement(pairs, seed=0).iloc[0]
     assert found["pearson"] > 0.9
@@ -170,13 +170,13 @@ def test_influence_predicts_what_a_trained_network_does_without_a_sample() -> No
 
 def test_what_a_network_was_trained_to_is_without_its_sample() -> None:
     training = make_images(40, seed=0)
-    recipe = Recipe(steps=40, more_steps=5, batch=40, learning_rate=0.01, l2=0.05)
-    pairs, _ = network_effects(n=40, recipe=recipe, count=3, dampings=[1.0])
+    schedule = Schedule(steps=40, more_steps=5, batch=40, learning_rate=0.01, l2=0.05)
+    pairs, _ = network_effects(n=40, schedule=schedule, count=3, dampings=[1.0])
     risk = ModuleRisk(make_network(SIDE, 2, stream(0, "network")), training.x[:, :-1].float(), training.y)
     optimiser, batches = Adam(risk.theta()), stream(0, "network", "batches")
     shared: dict[str, Any] = {"batch": 40, "l2": 0.05, "progress": lambda done: None}
     theta = go_on(risk, risk.theta(), torch.tensor([-1]), optimiser, steps=40, generator=batches,
-                  learning_rate=recipe.rate, **shared)  # fmt: skip
+                  learning_rate=schedule.rate, **shared)  # fmt: skip
     row = int(pairs["sample"].iloc[0]) - 100
     more = stream(0, "network", "more batches")
     alone = go_on(risk, theta, torch.tensor([row]), optimiser.repeat(1), steps=5, generator=more,

@@ -232,11 +232,9 @@ def classes(dataset):
     return len(read_json(made)["classes"]) if made.exists() else 10
 
 
-# Steps of an attack job with one lane for each learning rate: what its time grows with.
-LANE_STEPS = len(ATTACK["learning_rates"]) * ATTACK["steps"]
-if ATTACK["solver"] == "lissa":
-    # Its rows of a solve, where conjugate gradients take a few passes over thousands.
-    LANE_STEPS *= max(1, ATTACK["lissa_depth"] * ATTACK["lissa_batch"] / 20000)
+# Steps of an attack job with one lane for each learning rate: what its time grows with. LiSSA's take no longer
+# with more than a few thousand samples.
+LANE_STEPS = len(ATTACK["learning_rates"]) * ATTACK["steps"] * layout.lissa_stretch(ATTACK, 4000)
 # What lanes attacked side by side may take.
 LANES_MB = max(1, int(1000 * ATTACK["memory_gb"]))
 

@@ -10,7 +10,7 @@ from undue.run.job import job
 from undue.tables import write_table
 from undue.valuation.calculator import load_exact_setting
 from undue.valuation.evaluate import confirm
-from undue.valuation.reweighing import TRIAL_COLUMNS, Recipe, Trial, reweigh
+from undue.valuation.reweighing import TRIAL_COLUMNS, Training, Trial, reweigh
 
 snakemake: Snakemake  # put here by Snakemake
 
@@ -22,9 +22,9 @@ with job(snakemake) as log:
     targets = pd.read_parquet(snakemake.input.targets)["index"].unique()
     rows = problem.train_index.searchsorted(targets)
     trials = [Trial(int(row), weight) for row in rows for weight in baseline["weights"]]
-    recipe = Recipe(baseline["steps"], baseline["batch_size"], baseline["learning_rate"])
+    training = Training(baseline["steps"], baseline["batch_size"], baseline["learning_rate"])
     memory = snakemake.resources.lanes_mb * 1e6
-    theta = reweigh(problem.train.to(device), trials, recipe, seed=cfg["seed"], memory=memory)
+    theta = reweigh(problem.train.to(device), trials, training, seed=cfg["seed"], memory=memory)
     log.info("%d models trained; ranking", len(trials))
     setting = load_exact_setting(snakemake.input.features, snakemake.input.split, snakemake.input.model, cfg)
     row = np.array([trial.row for trial in trials])

@@ -10,7 +10,7 @@ from undue.run.job import job
 from undue.tables import write_table
 from undue.validation.effects import PAIR_COLUMNS
 from undue.validation.images import load_images
-from undue.validation.network import Recipe, network_pairs
+from undue.validation.network import Schedule, network_pairs
 
 snakemake: Snakemake  # put here by Snakemake
 
@@ -19,20 +19,20 @@ with job(snakemake) as log:
     images = load_images(snakemake.input.features[0], snakemake.input.samples[0], cfg).fewer(
         cfg["validation.network_train_samples"], seed=cfg["split"]["seed"]
     )
-    recipe = Recipe(
+    schedule = Schedule(
         steps=cfg["validation.network_steps"],
         more_steps=cfg["validation.network_more_steps"],
         batch=cfg["validation.network_batch"],
         learning_rate=cfg["validation.network_learning_rate"],
         l2=cfg["validation.network_l2"],
     )
-    totals = {"steps of training": recipe.steps, "steps without a sample": recipe.more_steps}
+    totals = {"steps of training": schedule.steps, "steps without a sample": schedule.more_steps}
     pairs, facts = network_pairs(
         images.risk(images.train),
         images.risk(images.test),
         images.train,
         dataset=cfg["validation.dataset"],
-        recipe=recipe,
+        schedule=schedule,
         count=cfg["validation.network_samples"],
         dampings=cfg["validation.network_dampings"],
         seed=cfg["seed"],

@@ -254,10 +254,8 @@ def _attack(job: Job, setting: Setting, size: Sizes) -> Terms:
     attack, lanes = setting.config["attack"], _lanes(job, setting)
     walked = _passes(size, lanes * (attack["steps"] + 1))
     packs = math.ceil(lanes * _lane(job, setting, size) / (attack["memory_gb"] * 1e3))
-    if attack["solver"] == "lissa":
-        # A step's two solves, in passes; a step by conjugate gradients is about as long as ten.
-        longer = max(1, 2 * attack["lissa_depth"] * attack["lissa_batch"] / size.train / 10)
-        walked, packs = longer * walked, longer * packs
+    longer = layout.lissa_stretch(attack, size.train)
+    walked, packs = longer * walked, longer * packs
     return {
         # Reading the features, once for all lanes side by side: what few lanes cost most.
         "walks": packs * (attack["steps"] + 1) * size.train * size.d / 1e9,

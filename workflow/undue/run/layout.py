@@ -40,6 +40,17 @@ def starts_of(config: Config, objective: str) -> list[int]:
     return seeds if objective == main_objective(config) else seeds[:1]
 
 
+def lissa_stretch(attack: Config, train_samples: int) -> float:
+    """How many times as long a step of an attack takes by LiSSA as by conjugate gradients; 1 for these.
+
+    A step's two solves, in passes over the training samples; by conjugate gradients it is about ten passes.
+    """
+    if attack["solver"] != "lissa":
+        return 1.0
+    rows: int = attack["lissa_depth"] * attack["lissa_batch"]
+    return max(1.0, 2 * rows / train_samples / 10)
+
+
 def block_places(config: Config, block: int) -> dict[str, int]:
     """The places in the lists of targets that a block takes: the first, and how many."""
     attack = config["attack"]

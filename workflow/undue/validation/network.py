@@ -40,7 +40,7 @@ HEADROOM = 1.5
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Schedule:
     """How networks are trained, with all samples and on without one.
 
     Attributes:
@@ -183,7 +183,7 @@ def network_pairs(
     numbers: np.ndarray,
     *,
     dataset: str,
-    recipe: Recipe,
+    schedule: Schedule,
     count: int,
     dampings: Sequence[float],
     seed: int,
@@ -196,7 +196,7 @@ def network_pairs(
         training, test: square grey images with a column of ones last, which is not used.
         numbers: sample number of each training row.
         dataset: its name.
-        recipe: how networks are trained.
+        schedule: how networks are trained.
         count: so many samples are left out, the largest at the smallest δ.
         dampings: δ to predict with; those too small for a positive definite H_δ give way to the smallest that
             suffices.
@@ -228,16 +228,16 @@ def network_pairs(
         risk.theta(),
         none,
         optimiser,
-        steps=recipe.steps,
-        batch=recipe.batch,
-        learning_rate=recipe.rate,
-        l2=recipe.l2,
+        steps=schedule.steps,
+        batch=schedule.batch,
+        learning_rate=schedule.rate,
+        l2=schedule.l2,
         generator=stream(seed, "network", "batches"),
         progress=progress("steps of training"),
     )
     accuracy = float(examined.at(theta).accuracy())
     image = first_mistake(examined, theta)
-    objective, point = Objective(risk, recipe.l2), risk.at(theta)
+    objective, point = Objective(risk, schedule.l2), risk.at(theta)
     size = float(norm(objective.gradient(point)))
     say(f"accuracy {accuracy:.4f}, gradient norm {size:.1e}; {LANCZOS_STEPS} Hessian products")
     functional = one_loss(examined, image)
@@ -256,10 +256,10 @@ def network_pairs(
         theta.repeat(1, 1, len(removed)),
         removed,
         optimiser.repeat(len(removed)),
-        steps=recipe.more_steps,
-        batch=recipe.batch,
-        learning_rate=lambda step: recipe.rate(recipe.steps),
-        l2=recipe.l2,
+        steps=schedule.more_steps,
+        batch=schedule.batch,
+        learning_rate=lambda step: schedule.rate(schedule.steps),
+        l2=schedule.l2,
         generator=stream(seed, "network", "more batches"),
         progress=progress("steps without a sample"),
     )
@@ -267,7 +267,7 @@ def network_pairs(
     control, again, *losses = double.value(found.double()).tolist()
     actual = np.array(losses) - control
     weights = (torch.arange(risk.samples)[:, None] != removed).to(found) / risk.samples
-    reached = norm(risk.at(found).grad(weights) + recipe.l2 * found)[2:].double().numpy()
+    reached = norm(risk.at(found).grad(weights) + schedule.l2 * found)[2:].double().numpy()
     pairs = [
         make_pairs(
             numbers[rows.numpy()],
@@ -275,7 +275,7 @@ def network_pairs(
             actual,
             reached,
             dataset=dataset,
-            experiment=f"network, {recipe.more_steps} steps without the sample",
+            experiment=f"network, {schedule.more_steps} steps without the sample",
             predictor="δ",
             level=damping,
         )
@@ -284,11 +284,11 @@ def network_pairs(
     facts = NetworkFacts(
         parameters=risk.shape[0],
         samples=risk.samples,
-        steps=recipe.steps,
-        batch=min(recipe.batch, risk.samples),
-        more_steps=recipe.more_steps,
-        learning_rate=(recipe.rate(0), recipe.rate(recipe.steps)),
-        l2=recipe.l2,
+        steps=schedule.steps,
+        batch=min(schedule.batch, risk.samples),
+        more_steps=schedule.more_steps,
+        learning_rate=(schedule.rate(0), schedule.rate(schedule.steps)),
+        l2=schedule.l2,
         accuracy=accuracy,
         gradient_norm=size,
         smallest_eigenvalue=ends.smallest,

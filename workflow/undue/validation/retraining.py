@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from undue.calculus.functional import Functional
-from undue.calculus.influences import sample_gradients
+from undue.calculus.koh_liang import sample_gradients
 from undue.calculus.lanes import norm
 from undue.calculus.linear import LinearRisk
 from undue.calculus.newton import Minimum, newton

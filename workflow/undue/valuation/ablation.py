@@ -13,6 +13,7 @@ from undue.valuation.summary import (
     BEST_RADII_COLUMNS,
     SUCCESS_COLUMNS,
     at_best_radii,
+    most_successful,
     success,
 )
 
@@ -104,7 +105,8 @@ def table2(rates: pd.DataFrame, *, k: int) -> pd.DataFrame:
                     "objective": idea.objective,
                     "starts": starts,
                     "k": k,
-                    **at_best_radii(radii),
+                    **at_best_radii(most_successful(radii, ""), most_successful(radii, "best_")),
+                    "unconfirmed": radii["unconfirmed"].sum(),
                     "paper_success": reported.success,
                     "paper_best_success": reported.best_success,
                     "paper_best_accuracy_lost": reported.best_accuracy_lost,

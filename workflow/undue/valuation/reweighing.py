@@ -49,7 +49,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Training:
     """How the models are trained: so many steps of Adam from θ = 0, without a regulariser."""
 
     steps: int
@@ -57,29 +57,31 @@ class Recipe:
     learning_rate: float
 
 
-def shared_draws(samples: int, recipe: Recipe, *, seed: int) -> np.ndarray:
+def shared_draws(samples: int, training: Training, *, seed: int) -> np.ndarray:
     """The rows (steps, batch_size) that all lanes' batches begin with, uniform over 0 … samples − 1."""
-    size = (recipe.steps, recipe.batch_size)
+    size = (training.steps, training.batch_size)
     return stream(seed, "reweigh", "batches").integers(samples, size=size)
 
 
-def target_places(trial: Trial, samples: int, recipe: Recipe, *, seed: int) -> np.ndarray:
+def target_places(trial: Trial, samples: int, training: Training, *, seed: int) -> np.ndarray:
     """How many places of each batch (steps,) the target takes over, counted from the first.
 
     Depends on the seed, the row and the weight alone, not on the lanes beside it.
     """
     share = (trial.weight - 1) / (samples - 1 + trial.weight)
     generator = stream(seed, "reweigh", "row", trial.row, "weight", repr(float(trial.weight)))
-    return generator.binomial(recipe.batch_size, share, size=recipe.steps)
+    return generator.binomial(training.batch_size, share, size=training.steps)
 
 
-def reweigh(risk: LinearRisk, trials: Sequence[Trial], recipe: Recipe, *, seed: int, memory: float) -> Tensor:
+def reweigh(
+    risk: LinearRisk, trials: Sequence[Trial], training: Training, *, seed: int, memory: float
+) -> Tensor:
     """Train the model of every trial.
 
     Args:
         risk: the training risk (n, d), in the basis that Adam works in: it is not invariant to rotation.
         trials: the lanes (L).
-        recipe: how they are trained.
+        training: how they are trained.
         seed: the config's root seed.
         memory: bytes that lanes trained side by side may take.
 
@@ -87,25 +89,25 @@ def reweigh(risk: LinearRisk, trials: Sequence[Trial], recipe: Recipe, *, seed: 
         θ (d, k, L). A lane is the same, to rounding, whatever stands beside it.
     """
     theta = risk.x.new_zeros(*risk.shape, len(trials))
-    draws = torch.from_numpy(shared_draws(risk.samples, recipe, seed=seed)).to(risk.x.device)
-    packs = list(_packs(risk, recipe, len(trials), memory))
-    progress = Progress(logger, len(packs) * recipe.steps, "steps")
+    draws = torch.from_numpy(shared_draws(risk.samples, training, seed=seed)).to(risk.x.device)
+    packs = list(_packs(risk, training, len(trials), memory))
+    progress = Progress(logger, len(packs) * training.steps, "steps")
     for number, pack in enumerate(packs):
-        places = [target_places(trial, risk.samples, recipe, seed=seed) for trial in trials[pack]]
+        places = [target_places(trial, risk.samples, training, seed=seed) for trial in trials[pack]]
         counts = torch.from_numpy(np.stack(places, axis=1)).to(risk.x.device)
         lanes = risk.x.new_zeros(*risk.shape, len(places))
         rows = torch.tensor([trial.row for trial in trials[pack]], device=risk.x.device)
-        for step in _train(risk, lanes, rows, draws, counts, recipe.learning_rate):
-            progress.update(number * recipe.steps + step + 1)
+        for step in _train(risk, lanes, rows, draws, counts, training.learning_rate):
+            progress.update(number * training.steps + step + 1)
         theta[..., pack] = lanes
     return theta
 
 
-def _packs(risk: LinearRisk, recipe: Recipe, lanes: int, memory: float) -> Iterator[slice]:
+def _packs(risk: LinearRisk, training: Training, lanes: int, memory: float) -> Iterator[slice]:
     """Slices of lanes, nearly equal, whose working tensors fit into `memory` bytes."""
     d, k = risk.shape
     # θ, gradient, Adam's moments and temporaries; outputs and slopes of a batch.
-    per_lane = risk.x.element_size() * (8 * d * k + 6 * recipe.batch_size * k)
+    per_lane = risk.x.element_size() * (8 * d * k + 6 * training.batch_size * k)
     return equal_packs(lanes, memory=memory, per_lane=per_lane)
 
 

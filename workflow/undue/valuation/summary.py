@@ -235,7 +235,8 @@ def table1(
                     "dataset": dataset,
                     "objective": objective,
                     "k": k,
-                    **at_best_radii(radii),
+                    **at_best_radii(within, best),
+                    "unconfirmed": radii["unconfirmed"].sum(),
                     "paper_success": paper.success,
                     "paper_best_success": paper.best_success,
                     "paper_best_accuracy_lost": paper.best_accuracy_lost,
@@ -257,9 +258,13 @@ def table1(
     return pd.DataFrame(rows)
 
 
-def at_best_radii(radii: pd.DataFrame) -> dict[str, float]:
-    """What Tables 1 and 2 say of several radii: each regime at its most successful one."""
-    within, best = most_successful(radii, ""), most_successful(radii, "best_")
+def at_best_radii(within: pd.Series, best: pd.Series) -> dict[str, float]:
+    """What Tables 1 and 2 say of several radii.
+
+    Args:
+        within: the row of the radius most successful within the accuracy budget.
+        best: that of the one most successful whatever the accuracy.
+    """
     ends = ("", "_low", "_high")
     rates = {f"{name}{end}": within[f"{name}{end}"] for name in ("success", "transfer") for end in ends}
     highest = {f"best_{name}": best[f"best_{name}"] for name in rates}
@@ -271,7 +276,6 @@ def at_best_radii(radii: pd.DataFrame) -> dict[str, float]:
         **highest,
         "best_accuracy_lost": best["best_accuracy_lost_pristine"],
         "best_radius": best["radius"],
-        "unconfirmed": radii["unconfirmed"].sum(),
     }
 
 
