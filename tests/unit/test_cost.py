@@ -144,6 +144,16 @@ def test_lanes_that_do_not_fit_side_by_side_walk_one_pack_after_the_other(tmp_pa
     assert costs(job("attack"), tight).work["steps"] == costs(job("attack"), roomy).work["steps"]
 
 
+def test_estimates_by_lissa_are_priced_by_the_rows_they_see(tmp_path: Path) -> None:
+    def steps(**attack: Any) -> float:
+        return costs(job("attack"), setting(tmp_path, attack=attack)).work["steps"]
+
+    exact, published = steps(), {"solver": "lissa", "lissa_depth": 977, "lissa_batch": 1024}
+    # Two solves of a step pass 4,000 samples 500 times, where conjugate gradients' ten passes are a step.
+    assert steps(**published) == pytest.approx(exact * 2 * 977 * 1024 / 4000 / 10)
+    assert steps(**{**published, "lissa_depth": 1}) == exact
+
+
 def test_lanes_are_held_up_to_the_memory_they_may_have(tmp_path: Path) -> None:
     assert costs(job("attack"), setting(tmp_path, attack={"memory_gb": 0.01})).held["lanes"] == 10
     assert 10 < costs(job("attack"), setting(tmp_path)).held["lanes"] < 2000
