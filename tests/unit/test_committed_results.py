@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+
+from undue.valuation.ablation import IDEAS
+from undue.valuation.objectives import OBJECTIVES
+from undue.valuation.paper import TABLE2, reported_success
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -117,6 +122,217 @@ def test_pages_tell_where_both_signs_lead(variants: dict[Hashable, Any]) -> None
     rates = success[(success["k"] == 1) & (success["radius"] == 0.1)].set_index("dataset")["success"]
     weakest, middle, strongest = rates[["mnist5k_weak_l2", "mnist5k", "mnist5k_strong_l2"]]
     assert f"{weakest:.2f}, {middle:.2f} and {strongest:.2f} reach rank 1" in page
+
+
+def read_tables(run: str) -> dict[str, pd.DataFrame]:
+    """A run's tables, by name."""
+    folder = ROOT / "results/presets" / run / "tables"
+    return {path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def default() -> dict[str, pd.DataFrame]:
+    """The default run, Adult's data at hand: its tables, by name."""
+    return read_tables("default")
+
+
+def test_the_readme_has_the_default_run_s_numbers(default: dict[str, pd.DataFrame]) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = []
+    for row in default["attack_success"].query("k == 1").to_dict("records"):
+        within, best = points(row["accuracy_lost_pristine"]), points(row["best_accuracy_lost_pristine"])
+        cells = [f"{row['radius']:g}", quoted(row, "success"), within, quoted(row, "best_success"), best]
+        lines.append(f"| {' | '.join(cells)} |\n")
+    assert len(lines) == 4
+    assert "".join(lines) in readme
+    baseline = default["baseline"]
+    assert (baseline.loc[baseline["k"] <= 10, "best_success"] == 0).all()
+    sets = default["multi_target"].query("constrained and chosen and size == 100 and k == 10")
+    (together,) = sets.to_dict("records")
+    places = f"take {10 * together['of_top']:.0f} of the first 10 places"
+    assert f"{places}, for {points(together['accuracy_lost_pristine'])} of accuracy" in readme
+
+
+def points(lost: float) -> str:
+    """Accuracy lost, as pages write it."""
+    return "–" if math.isnan(lost) else f"{100 * lost:.1f} points"
+
+
+DATA_SETS = {"adult": "Adult", "german": "German", "compas": "COMPAS"}
+METRICS = {"demographic_parity": "demographic parity", "equal_opportunity": "equal opportunity"}
+
+
+def test_pages_have_the_scaling_attack_s_numbers(default: dict[str, pd.DataFrame]) -> None:
+    page, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/fairness.md", "README.md"))
+    rows = default["fairness_attack"].to_dict("records")
+    assert len(rows) == len(DATA_SETS) * len(METRICS)
+    for row in rows:
+        excess = f"{row['excess']:.3f} [{row['excess_low']:.3f}, {row['excess_high']:.3f}]"
+        accuracies = [f"{100 * row[name]:.1f}" for name in ("honest_accuracy_test", "accuracy_test")]
+        cells = [
+            DATA_SETS[row["dataset"]],
+            METRICS[row["metric"]],
+            f"{row['base_gap_test']:.3f}",
+            f"{row['honest_gap_test']:.3f}",
+            f"{row['gap_test']:.3f} ({row['scale']:g})",
+            excess.replace("-0.000 ", "0.000 ").replace("-", "−"),
+            f"{' → '.join(accuracies)} %",
+        ]
+        assert f"| {' | '.join(cells)} |\n" in page
+    parity = {row["dataset"]: row for row in rows if row["metric"] == "demographic_parity"}
+    adult, compas = parity["adult"], parity["compas"]
+    assert f"gap from {adult['base_gap_test']:.3f} to {adult['honest_gap_test']:.3f}; " in readme
+    more = [f"[{row['excess_low']:.3f}, {row['excess_high']:.3f}] more" for row in (adult, compas)]
+    assert (
+        f"scaled by {adult['scale']:g} it stays at {adult['gap_test']:.3f}, {adult['excess']:.3f} {more[0]}"
+        in readme
+    )
+    assert f"On COMPAS it is {compas['excess']:.3f} {more[1]}" in readme
+
+
+def test_the_page_has_the_direct_attack_s_numbers(default: dict[str, pd.DataFrame]) -> None:
+    page = (ROOT / "docs/fairness.md").read_text(encoding="utf-8")
+    honest = default["fairness_attack"].set_index(["dataset", "metric"])["honest_gap_test"].to_dict()
+    cells = ["dataset", "metric", "radius", "log_loss_budget"]
+    direct = default["fairness_direct"].set_index(cells).to_dict("index")
+    for (dataset, metric), gap in honest.items():
+        near, far, quiet = (
+            direct[dataset, metric, *limits] for limits in ((0.1, math.inf), (0.3, math.inf), (0.3, 0.01))
+        )
+        pairs = [f"{near[name]:.3f} / {far[name]:.3f}" for name in ("scaling_gap_test", "gap_test")]
+        row = [f"{DATA_SETS[dataset]}, {METRICS[metric]}", f"{gap:.3f}", *pairs, f"{quiet['gap_test']:.3f}"]
+        assert f"| {' | '.join(row)} |\n" in page
+
+
+RANKS, PAPER = (1, 10, 300), ("cifar10", "pet", "caltech101")
+
+
+@pytest.fixture(scope="module")
+def protocol() -> dict[str, pd.DataFrame]:
+    """The paper's protocol on the default run's data: the tables of the preset `mnist5k`, by name."""
+    return read_tables("mnist5k")
+
+
+def table1_rows(protocol: dict[str, pd.DataFrame], objective: str) -> list[dict[Hashable, Any]]:
+    """An objective's rows of Table 1, one for each k."""
+    table = protocol["table1"]
+    rows = table[table["objective"] == objective].set_index("k").loc[list(RANKS)]
+    return list(rows.to_dict("records"))
+
+
+def test_the_attack_succeeds_where_the_baseline_does_not(protocol: dict[str, pd.DataFrame]) -> None:
+    attack, baseline = table1_rows(protocol, "min_higher"), table1_rows(protocol, "baseline")
+    assert attack[0]["success_low"] > baseline[0]["success_high"]
+    assert {row["targets"] for row in [*attack, *baseline]} == {50}
+    assert max(protocol["attack_starts"]["starts"]) == 5
+    transfers = [row["transfer"] for row in attack]
+    assert transfers == sorted(transfers)
+
+
+def test_the_page_has_the_protocol_s_table(protocol: dict[str, pd.DataFrame]) -> None:
+    attack, baseline = table1_rows(protocol, "min_higher"), table1_rows(protocol, "baseline")
+    page = (ROOT / "docs/valuation.md").read_text(encoding="utf-8")
+    lines = [
+        ("**attack, at most 3 points lost**", [quoted(row, "success") for row in attack]),
+        ("the paper", reported("min_higher", "success")),
+        ("C; points lost", [radius_and_points(row, "") for row in attack]),
+        ("transfer", [quoted(row, "transfer") for row in attack]),
+        ("**attack, at any cost**", [quoted(row, "best_success") for row in attack]),
+        ("the paper", reported("min_higher", "best_success")),
+        ("C; points lost", [radius_and_points(row, "best_") for row in attack]),
+        ("transfer", [quoted(row, "best_transfer") for row in attack]),
+        ("**baseline, at most 3 points lost**", [quoted(row, "success") for row in baseline]),
+        ("the paper", reported("baseline", "success")),
+        ("**baseline, at any cost**", [quoted(row, "best_success") for row in baseline]),
+        ("the paper", reported("baseline", "best_success")),
+    ]
+    assert "".join(f"| {name} | {' | '.join(cells)} |\n" for name, cells in lines) in page
+
+
+def test_the_readme_has_the_protocol_s_table(protocol: dict[str, pd.DataFrame]) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = []
+    for label, objective in (("attack", "min_higher"), ("baseline", "baseline")):
+        first, _, last = table1_rows(protocol, objective)
+        for cost, rate in (("at most 3 points lost", "success"), ("at any cost", "best_success")):
+            paper = reported(objective, rate)
+            cells = [quoted(first, rate), paper[0], quoted(last, rate), paper[2]]
+            lines.append(f"| {label}, {cost} | {' | '.join(cells)} |\n")
+    assert "".join(lines) in readme
+
+
+def reported(objective: str, rate: str) -> list[str]:
+    """What the paper reports on its three data sets, for each k; a dash where it doesn't."""
+    found = [[getattr(reported_success(name, k, objective), rate) for name in PAPER] for k in RANKS]
+    return [", ".join(f"{value:.2f}" for value in values if not math.isnan(value)) or "–" for values in found]
+
+
+def radius_and_points(row: dict[Hashable, Any], regime: str) -> str:
+    """The chosen C, and the points of accuracy lost on the pristine half."""
+    return f"{row[f'{regime}radius']:g}; {100 * row[f'{regime}accuracy_lost']:.1f}"
+
+
+def test_the_page_has_the_ablation(protocol: dict[str, pd.DataFrame]) -> None:
+    page = (ROOT / "docs/valuation.md").read_text(encoding="utf-8")
+    rows = protocol["table2"].set_index("idea").to_dict("index")
+    lines = []
+    for idea in IDEAS:
+        row = rows[idea.label]
+        paper = [TABLE2[name, idea.objective, idea.every_start] for name in PAPER]
+        cells = [
+            str(row["starts"]),
+            quoted(row, "success"),
+            ", ".join(f"{cell.success:.2f}" for cell in paper),
+            quoted(row, "best_success"),
+            ", ".join(f"{cell.best_success:.2f}" for cell in paper),
+        ]
+        lines.append(f"| {idea.label} | {' | '.join(cells)} |\n")
+    assert "".join(lines) in page
+
+
+def test_the_page_s_findings_are_the_protocol_s(protocol: dict[str, pd.DataFrame]) -> None:
+    page = (ROOT / "docs/valuation.md").read_text(encoding="utf-8")
+    best = protocol["table1"].set_index(["objective", "k"]).to_dict("index")
+    many = quoted(best["max_target", 300], "success")
+    assert f"as the whole attack with five, and more in the top 300 ({many})" in page
+    assert best["max_target", 10]["success"] == best["min_higher", 10]["success"]
+    whole, single = best["min_higher", 1], best["max_target", 1]
+    assert f"({whole['success']:.2f} against {quoted(single, 'success')})" in page
+    baseline = best["baseline", 300]
+    assert f"where the model is lost ({100 * baseline['best_accuracy_lost']:.0f} points)" in page
+    for k in RANKS:
+        assert best["min_topk", k]["success"] == min(best[name, k]["success"] for name in OBJECTIVES)
+
+    success = protocol["attack_success"].set_index(["objective", "radius", "k"]).to_dict("index")
+    near = [quoted(success[name, 0.1, 1], "success") for name in ("min_higher", "max_target")]
+    assert f"at C = 0.1, {near[0]} against {near[1]}" in page
+    ranked = {name: success[name, 0.2, 10]["drop_unranked_targets"] for name in OBJECTIVES}
+    unranked = {name: 50 - count for name, count in ranked.items()}
+    assert (unranked["min_topk"], unranked["max_target"], unranked["min_higher"]) == (13, 1, 2)
+    said = "13 of 50 targets never get below rank 1,000 (first figure; `max_target` 1, the whole attack 2)"
+    assert said in page
+
+    by_starts = protocol["attack_starts"].query("objective == 'min_higher' and k == 1")
+    starts = by_starts.set_index(["radius", "starts"]).to_dict("index")
+    within = [quoted(starts[0.2, count], "success") for count in (1, 5)]
+    assert f"within the budget from {within[0]} to {within[1]}" in page
+    anyhow = [quoted(starts[0.5, count], "best_success") for count in (1, 5)]
+    assert f"at C = 0.5 they raise it from {anyhow[0]} to {anyhow[1]} at any cost" in page
+    for radius in (0.05, 0.1):
+        assert starts[radius, 1]["success"] == starts[radius, 5]["success"]
+
+    (easy,) = protocol["easy_targets"].to_dict("records")
+    assert (easy["k"], easy["easy"], easy["hard"]) == (1, 49, 1)
+
+
+def test_the_page_s_findings_on_sets_are_the_protocol_s(protocol: dict[str, pd.DataFrame]) -> None:
+    sets = protocol["multi_target"].query("constrained and chosen").set_index(["size", "k"])
+    for k, sizes, points in ((3, (25, 50, 100), 0.3), (10, (50, 100), 1.3)):
+        full = sets.loc[[(size, k) for size in sizes]]
+        assert (full["of_places"] == 1).all()
+        assert round(100 * full["accuracy_lost_pristine"].max(), 1) == points
+    assert round(sets.loc[(10, 10), "of_places"], 2) == 0.33
+    assert sets.loc[(50, 50), "of_places"] < 1 / 3
 
 
 @pytest.fixture(scope="module")

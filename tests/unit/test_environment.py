@@ -273,7 +273,12 @@ def test_reproduce_runs_the_default_and_says_where_the_figures_are(make: Make) -
 
 @pytest.mark.parametrize(
     ("preset", "results"),
-    [("paper", "results/presets/paper"), ("variants", "results/presets/variants"), ("gpu", "results")],
+    [
+        ("paper", "results/presets/paper"),
+        ("mnist5k", "results/presets/mnist5k"),
+        ("variants", "results/presets/variants"),
+        ("gpu", "results"),
+    ],
 )
 def test_reproduce_with_a_preset(make: Make, preset: str, results: str) -> None:
     code, output = make.run("reproduce", f"PRESET={preset}", "CORES=1", "ARGS=--dry-run")

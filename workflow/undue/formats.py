@@ -20,16 +20,15 @@ def number(values: pd.Series) -> pd.Series:
     return values.map(lambda value: "–" if pd.isna(value) else f"{value:g}")
 
 
-def interval(table: pd.DataFrame, name: str, *, ends: str | None = None, digits: int = 2) -> pd.Series:
+def interval(table: pd.DataFrame, name: str, *, digits: int = 2) -> pd.Series:
     """A column of a table with its interval, for reading; – for a missing one.
 
     Args:
-        table: has the columns `name`, and `<ends>_low` and `<ends>_high`.
+        table: has the columns `name`, `<name>_low` and `<name>_high`.
         name: the column.
-        ends: of the columns with the interval, `name` if not given.
         digits: after the point.
     """
-    found = zip(table[name], table[f"{ends or name}_low"], table[f"{ends or name}_high"], strict=True)
+    found = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
     return pd.Series([bracketed(*numbers, digits=digits) for numbers in found], index=table.index)
 
 
