@@ -164,7 +164,8 @@ def _sizes_text(bench: Bench) -> list[str]:
 
 
 def _sweep_text(bench: Bench) -> list[str]:
-    return ["## Cost by size of the problem", _markdown(sweep_table(bench))]
+    drawn = ["![Seconds of a step by size of the problem](figures/bench.png)"] if _is_whole(bench) else []
+    return ["## Cost by size of the problem", *drawn, _markdown(sweep_table(bench))]
 
 
 def _memory_text(bench: Bench) -> list[str]:
@@ -172,6 +173,7 @@ def _memory_text(bench: Bench) -> list[str]:
         "## Memory of one gradient",
         f"Beyond data and libraries, float32. Through the solver's iterations: {DEPTH} of them, and "
         f"{PUBLISHED_DEPTH}, as published, in the predictions, which come from a fit to the measurements.",
+        *(["![Memory of one gradient](figures/double_backward.png)"] if _is_whole(bench) else []),
         _markdown(memory_table(bench)),
     ]
 
@@ -205,7 +207,7 @@ def _markdown(table: pd.DataFrame) -> str:
 
 def draw(bench: Bench, folder: Path) -> None:
     """bench.png (times) and double_backward.png (memory), once all of it has been measured."""
-    if not {"sizes", "sweep", "double_backward"} <= bench.keys():
+    if not _is_whole(bench):
         return
     with style():
         figure, axes = plt.subplots(2, 3, figsize=(9.5, 5.2))
@@ -224,6 +226,11 @@ def draw(bench: Bench, folder: Path) -> None:
         pair[0].set_ylabel("memory of one gradient, GB")
         pair[0].legend(fontsize=8)
         save(figure, [str(folder / "double_backward.png")], dpi=DPI)
+
+
+def _is_whole(bench: Bench) -> bool:
+    """Whether all that the figures show has been measured."""
+    return {"sizes", "sweep", "double_backward"} <= bench.keys()
 
 
 def _draw_sizes(axis: Axes, bench: Bench) -> None:

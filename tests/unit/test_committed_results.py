@@ -346,6 +346,29 @@ def bench() -> dict[str, Any]:
     return found
 
 
+SIZES = {"pet": "Pet", "caltech": "Caltech-101", "cifar": "CIFAR-10"}
+
+
+def test_a_step_of_the_attack_is_faster_than_the_published_recipe_s(bench: dict[str, Any]) -> None:
+    sizes = bench["sizes"]
+    for size in sizes.values():
+        assert size["residual_float64"] <= 1e-3
+        assert size["ratio"] >= 100
+        assert size["ratio_matmul"] <= 1.4
+        assert size["peak_rss_bytes"] < 5 * 2**30
+        assert not size["extrapolated"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    seconds = [f"{size['lane_step_s']:.2f} s ({SIZES[name]})" for name, size in sizes.items()]
+    assert f"size of the paper's data, {listed(seconds)}; the published recipe" in readme
+    ratios = [f"{size['ratio']:.0f}" for size in sizes.values()]
+    assert f"takes {listed(ratios)} times as long there" in readme
+
+
+def listed(parts: list[str]) -> str:
+    """As a sentence has it."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]])
+
+
 def test_scores_are_faster_than_any_peer_s_and_no_less_accurate(bench: dict[str, Any]) -> None:
     ours, peers = bench["peers"]["undue"], without_ours(bench["peers"])
     assert {name.partition(",")[0] for name in peers} == {"captum", "pydvl", "dattri"}
