@@ -68,7 +68,7 @@ def test_precision_is_that_of_what_is_turned() -> None:
 
 @links
 @pytest.mark.parametrize("regularise_bias", [True, False], ids=["bias", "no bias"])
-def test_koh_liang_do_not_depend_on_the_basis(link: Link, regularise_bias: bool) -> None:
+def test_influences_do_not_depend_on_the_basis(link: Link, regularise_bias: bool) -> None:
     problem = make_problem(link)
     basis = Eigenbasis.of(problem.train.x)
     theta = make_theta(problem.train, 2)

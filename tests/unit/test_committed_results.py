@@ -43,7 +43,7 @@ def test_influence_predicts_training_again(validation: pd.DataFrame) -> None:
 
 
 def test_the_page_has_the_table_s_numbers(validation: pd.DataFrame) -> None:
-    lines = (ROOT / "docs/influence.md").read_text(encoding="utf-8").splitlines()
+    lines = read("docs/influence.md").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     said = {row[1]: float(row[2]) for row in rows if len(row) == 3 and row[2].replace(".", "").isdigit()}
     hinge = {f"smooth hinge, t = {t}": ("hinge", "t", float(t)) for t in ("0.0001", "0.001", "0.1")}
@@ -75,7 +75,7 @@ def test_pages_quote_the_rankings_as_they_are(validation: pd.DataFrame) -> None:
     honest, *manipulated = rankings.to_dict("records")
     undamped = validation[validation["level"] == 0].set_index("experiment").to_dict("index")
     ends, drawn = (undamped[f"{which}, damping"] for which in ("first and last", "random"))
-    page, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/influence.md", "README.md"))
+    page, readme = map(read, ("docs/influence.md", "README.md"))
     for row, suffix in ((honest, ""), (honest, "_random")):
         assert quoted(row, f"pearson{suffix}") in page
         assert quoted(row, f"pearson{suffix}") in readme
@@ -94,7 +94,7 @@ def variants() -> dict[Hashable, Any]:
 
 
 def test_the_page_has_every_variant_s_row(variants: dict[Hashable, Any]) -> None:
-    page = (ROOT / "docs/valuation.md").read_text(encoding="utf-8")
+    page = read("docs/valuation.md")
     for name, row in variants.items():
         honest = [f"{row['l2']:g}", f"{row['theta_norm']:.1f}", f"{100 * row['honest_accuracy']:.1f} %"]
         cheap = [quoted(row, "success"), f"{row['radius']:g}", f"{100 * row['accuracy_lost']:.1f}"]
@@ -112,7 +112,7 @@ def test_pages_tell_where_both_signs_lead(variants: dict[Hashable, Any]) -> None
     harmful, helpful = ranks["mnist5k"], ranks["mnist5k_helpful"]
     assert (len(harmful), harmful[0], harmful[-1]) == (7, 3787, 3993)
     assert (len(helpful), sum(rank <= 9 for rank in helpful)) == (11, 10)
-    readme, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/valuation.md"))
+    readme, page = map(read, ("README.md", "docs/valuation.md"))
     for name in ("mnist5k", "mnist5k_helpful"):
         assert variants[name]["radius"] == 0.1
         assert quoted(variants[name], "success") in readme
@@ -137,12 +137,12 @@ def default() -> dict[str, pd.DataFrame]:
 
 
 def test_the_readme_has_the_default_run_s_numbers(default: dict[str, pd.DataFrame]) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = read("README.md")
     lines = []
     for row in default["attack_success"].query("k == 1").to_dict("records"):
         within, best = points(row["accuracy_lost_pristine"]), points(row["best_accuracy_lost_pristine"])
         cells = [f"{row['radius']:g}", quoted(row, "success"), within, quoted(row, "best_success"), best]
-        lines.append(f"| {' | '.join(cells)} |\n")
+        lines.append(line(cells))
     assert len(lines) == 4
     assert "".join(lines) in readme
     baseline = default["baseline"]
@@ -163,11 +163,10 @@ METRICS = {"demographic_parity": "demographic parity", "equal_opportunity": "equ
 
 
 def test_pages_have_the_scaling_attack_s_numbers(default: dict[str, pd.DataFrame]) -> None:
-    page, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/fairness.md", "README.md"))
+    page, readme = map(read, ("docs/fairness.md", "README.md"))
     rows = default["fairness_attack"].to_dict("records")
     assert len(rows) == len(DATA_SETS) * len(METRICS)
     for row in rows:
-        excess = f"{row['excess']:.3f} [{row['excess_low']:.3f}, {row['excess_high']:.3f}]"
         accuracies = [f"{100 * row[name]:.1f}" for name in ("honest_accuracy_test", "accuracy_test")]
         cells = [
             DATA_SETS[row["dataset"]],
@@ -175,23 +174,20 @@ def test_pages_have_the_scaling_attack_s_numbers(default: dict[str, pd.DataFrame
             f"{row['base_gap_test']:.3f}",
             f"{row['honest_gap_test']:.3f}",
             f"{row['gap_test']:.3f} ({row['scale']:g})",
-            excess.replace("-0.000 ", "0.000 ").replace("-", "−"),
+            quoted(row, "excess", digits=3).replace("−0.000 ", "0.000 "),
             f"{' → '.join(accuracies)} %",
         ]
-        assert f"| {' | '.join(cells)} |\n" in page
+        assert line(cells) in page
     parity = {row["dataset"]: row for row in rows if row["metric"] == "demographic_parity"}
     adult, compas = parity["adult"], parity["compas"]
     assert f"gap from {adult['base_gap_test']:.3f} to {adult['honest_gap_test']:.3f}; " in readme
-    more = [f"[{row['excess_low']:.3f}, {row['excess_high']:.3f}] more" for row in (adult, compas)]
-    assert (
-        f"scaled by {adult['scale']:g} it stays at {adult['gap_test']:.3f}, {adult['excess']:.3f} {more[0]}"
-        in readme
-    )
-    assert f"On COMPAS it is {compas['excess']:.3f} {more[1]}" in readme
+    more = [f"{quoted(row, 'excess', digits=3)} more" for row in (adult, compas)]
+    assert f"scaled by {adult['scale']:g} it stays at {adult['gap_test']:.3f}, {more[0]}" in readme
+    assert f"On COMPAS it is {more[1]}" in readme
 
 
 def test_the_page_has_the_direct_attack_s_numbers(default: dict[str, pd.DataFrame]) -> None:
-    page = (ROOT / "docs/fairness.md").read_text(encoding="utf-8")
+    page = read("docs/fairness.md")
     honest = default["fairness_attack"].set_index(["dataset", "metric"])["honest_gap_test"].to_dict()
     cells = ["dataset", "metric", "radius", "log_loss_budget"]
     direct = default["fairness_direct"].set_index(cells).to_dict("index")
@@ -201,7 +197,7 @@ def test_the_page_has_the_direct_attack_s_numbers(default: dict[str, pd.DataFram
         )
         pairs = [f"{near[name]:.3f} / {far[name]:.3f}" for name in ("scaling_gap_test", "gap_test")]
         row = [f"{DATA_SETS[dataset]}, {METRICS[metric]}", f"{gap:.3f}", *pairs, f"{quiet['gap_test']:.3f}"]
-        assert f"| {' | '.join(row)} |\n" in page
+        assert line(row) in page
 
 
 RANKS, PAPER = (1, 10, 300), ("cifar10", "pet", "caltech101")
@@ -231,7 +227,7 @@ def test_the_attack_succeeds_where_the_baseline_does_not(protocol: dict[str, pd.
 
 def test_the_page_has_the_protocol_s_table(protocol: dict[str, pd.DataFrame]) -> None:
     attack, baseline = table1_rows(protocol, "min_higher"), table1_rows(protocol, "baseline")
-    page = (ROOT / "docs/valuation.md").read_text(encoding="utf-8")
+    page = read("docs/valuation.md")
     lines = [
         ("**attack, at most 3 points lost**", [quoted(row, "success") for row in attack]),
         ("the paper", reported("min_higher", "success")),
@@ -246,18 +242,18 @@ def test_the_page_has_the_protocol_s_table(protocol: dict[str, pd.DataFrame]) ->
         ("**baseline, at any cost**", [quoted(row, "best_success") for row in baseline]),
         ("the paper", reported("baseline", "best_success")),
     ]
-    assert "".join(f"| {name} | {' | '.join(cells)} |\n" for name, cells in lines) in page
+    assert "".join(line([name, *cells]) for name, cells in lines) in page
 
 
 def test_the_readme_has_the_protocol_s_table(protocol: dict[str, pd.DataFrame]) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = read("README.md")
     lines = []
     for label, objective in (("attack", "min_higher"), ("baseline", "baseline")):
         first, _, last = table1_rows(protocol, objective)
         for cost, rate in (("at most 3 points lost", "success"), ("at any cost", "best_success")):
             paper = reported(objective, rate)
             cells = [quoted(first, rate), paper[0], quoted(last, rate), paper[2]]
-            lines.append(f"| {label}, {cost} | {' | '.join(cells)} |\n")
+            lines.append(line([f"{label}, {cost}", *cells]))
     assert "".join(lines) in readme
 
 
@@ -273,7 +269,7 @@ def radius_and_points(row: dict[Hashable, Any], regime: str) -> str:
 
 
 def test_the_page_has_the_ablation(protocol: dict[str, pd.DataFrame]) -> None:
-    page = (ROOT / "docs/valuation.md").read_text(encoding="utf-8")
+    page = read("docs/valuation.md")
     rows = protocol["table2"].set_index("idea").to_dict("index")
     lines = []
     for idea in IDEAS:
@@ -286,12 +282,12 @@ def test_the_page_has_the_ablation(protocol: dict[str, pd.DataFrame]) -> None:
             quoted(row, "best_success"),
             ", ".join(f"{cell.best_success:.2f}" for cell in paper),
         ]
-        lines.append(f"| {idea.label} | {' | '.join(cells)} |\n")
+        lines.append(line([idea.label, *cells]))
     assert "".join(lines) in page
 
 
 def test_the_page_s_findings_are_the_protocol_s(protocol: dict[str, pd.DataFrame]) -> None:
-    page = (ROOT / "docs/valuation.md").read_text(encoding="utf-8")
+    page = read("docs/valuation.md")
     best = protocol["table1"].set_index(["objective", "k"]).to_dict("index")
     many = quoted(best["max_target", 300], "success")
     assert f"as the whole attack with five, and more in the top 300 ({many})" in page
@@ -321,7 +317,7 @@ def test_the_page_s_findings_are_the_protocol_s(protocol: dict[str, pd.DataFrame
     for radius in (0.05, 0.1):
         assert starts[radius, 1]["success"] == starts[radius, 5]["success"]
 
-    below = (ROOT / "results/presets/mnist5k/tables/table1.md").read_text(encoding="utf-8")
+    below = read("results/presets/mnist5k/tables/table1.md")
     assert "Of 936 claims of success the float64 check refused 0; of 2,968 attacks 0 had" in below
     assert "The float64 check refused none of 936 claims, and none of 2,968 attacks had" in page
 
@@ -342,7 +338,7 @@ def test_the_page_s_findings_on_sets_are_the_protocol_s(protocol: dict[str, pd.D
 @pytest.fixture(scope="module")
 def bench() -> dict[str, Any]:
     """What `make bench` measured."""
-    found: dict[str, Any] = json.loads((ROOT / "results/bench.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(read("results/bench.json"))
     return found
 
 
@@ -357,7 +353,7 @@ def test_a_step_of_the_attack_is_faster_than_the_published_recipe_s(bench: dict[
         assert size["ratio_matmul"] <= 1.4
         assert size["peak_rss_bytes"] < 5 * 2**30
         assert not size["extrapolated"]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = read("README.md")
     seconds = [f"{size['lane_step_s']:.2f} s ({SIZES[name]})" for name, size in sizes.items()]
     assert f"size of the paper's data, {listed(seconds)}; the published recipe" in readme
     ratios = [f"{size['ratio']:.0f}" for size in sizes.values()]
@@ -388,17 +384,27 @@ def test_pages_quote_the_seconds_as_they_were_measured(bench: dict[str, Any]) ->
     seconds = {name: f"{row['seconds']:.1f} s" for name, row in bench["peers"].items() if "seconds" in row}
     named = {"this project": "undue", "pyDVL": "pydvl", "dattri": "dattri", "captum": "captum"}
     said = ", ".join(f"{name} {seconds[key]}" for name, key in named.items())
-    assert said in (ROOT / "docs/comparison.md").read_text(encoding="utf-8")
+    assert said in read("docs/comparison.md")
     faster = bench["peers"]["pydvl"]["seconds"] / bench["peers"]["undue"]["seconds"]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = read("README.md")
     assert f"take {seconds['undue']} (`solve_once`" in readme
     assert f"{faster:.1f} times less than pyDVL takes" in readme
 
 
-def quoted(row: dict[Hashable, Any], name: str) -> str:
+def quoted(row: dict[Hashable, Any], name: str, *, digits: int = 2) -> str:
     """An estimate as pages write it."""
-    numbers = f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
-    return numbers.replace("-", "−")
+    value, low, high = (f"{row[name + end]:.{digits}f}" for end in ("", "_low", "_high"))
+    return f"{value} [{low}, {high}]".replace("-", "−")
+
+
+def read(name: str) -> str:
+    """The text of a page or of another file of the project."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def line(cells: list[str]) -> str:
+    """A table's line as pages have it."""
+    return f"| {' | '.join(cells)} |\n"
 
 
 @pytest.mark.parametrize("table", sorted(ROOT.glob("results/presets/*/tables/*.csv")), ids=lambda p: p.name)

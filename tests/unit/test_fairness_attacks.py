@@ -124,14 +124,14 @@ def test_a_feasible_program_is_not_relaxed() -> None:
     assert solve(program(), relax=True).status == "optimal"
 
 
-def test_koh_liang_without_a_negative_one_attain_nothing() -> None:
+def test_influences_without_a_negative_one_attain_nothing() -> None:
     rows = np.abs(program().rows)
     answer = solve(Program(rows, np.array([-0.1, 0.0])))
     assert answer.status == "infeasible"
     assert answer.attainable == pytest.approx(0, abs=1e-9)
 
 
-def test_koh_liang_with_negative_totals_are_answered() -> None:
+def test_influences_with_negative_totals_are_answered() -> None:
     """Where removing everyone promises both, the program takes no more than it needs."""
     rows = -np.abs(program().rows)
     asked = Program(rows, np.array([0.5 * rows[0].sum(), 0.0]))

@@ -238,7 +238,7 @@ def test_a_soft_predictions_derivatives_are_autograds() -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_koh_liang_are_the_published_formula(metric: Metric) -> None:
+def test_influences_are_the_published_formula(metric: Metric) -> None:
     """+∇ℓ_iᵀ H⁻¹ ∇f with H = Σ p(1−p)xxᵀ + l2 I, in plain numpy, at θ* and elsewhere."""
     problem = make_problem()
     base = fit(problem.objective()).theta
@@ -258,7 +258,7 @@ def test_koh_liang_are_the_published_formula(metric: Metric) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_koh_liang_predict_what_removing_samples_does(metric: Metric) -> None:
+def test_influences_predict_what_removing_samples_does(metric: Metric) -> None:
     problem = make_problem(sizes=(400, 100, 60))
     theta = fit(problem.objective()).theta
     found = removal(problem, metric, theta)
