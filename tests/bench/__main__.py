@@ -15,6 +15,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from importlib.metadata import version
@@ -37,17 +38,22 @@ PEER_MODULES = frozenset({Path(head.__file__), Path(peers.__file__)})
 PEERS, PEER_REQUIREMENTS = ROOT / ".venv-peers", ROOT / "envs" / "peers.txt"
 # Whatever has more than a page is given back when it is freed, so that resident memory is what is in use.
 EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4096"}
-# With more cores busy than this before we start, times are not to be trusted.
+# With more cores busy than this before a measurement, its times are not to be trusted.
 IDLE = 0.3
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure what is asked for and not there yet."""
     options = _parser().parse_args(argv)
-    if (load := os.getloadavg()[0]) > IDLE:
-        print(f"warning: {load:.1f} cores are busy: times will be too long", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        # A quick run's numbers mean nothing: they are kept only where they are asked for.
+        usual = Path(folder) / "bench.json" if options.quick else ROOT / "results" / "bench.json"
+        return _main(options, options.output or usual)
+
+
+def _main(options: argparse.Namespace, output: Path) -> int:
     run = _Runner(options.threads)
-    record = _Record(Path(options.output), threads=options.threads, again=options.again)
+    record = _Record(output, threads=options.threads, again=options.again)
     if not options.peers_only:
         _measure_ours(run, record, options)
     if not (options.quick or options.sizes_only or options.no_peers):
@@ -184,8 +190,9 @@ class _Record:
             print(f"{name}: measured already (--again measures anew)")
             return
         print(f"{name}: measuring", flush=True)
-        load = os.getloadavg()[0]
-        group[place[-1]] = {**measure(), **how, "commit": _commit(), "load_before": round(load, 2)}
+        if (busy := _busy_cores()) > IDLE:
+            print(f"warning: {name}: {busy:.1f} cores are busy: times will be too long", file=sys.stderr)
+        group[place[-1]] = {**measure(), **how, "commit": _commit(), "busy_before": round(busy, 2)}
         write_json(self._path, self.content)
 
 
@@ -233,8 +240,27 @@ def _parser() -> argparse.ArgumentParser:
     some.add_argument("--no-peers", action="store_true", help="all but that")
     parser.add_argument("--again", action="store_true", help="measure anew what is there")
     parser.add_argument("--quick", action="store_true", help="a tiny problem, to see that it runs")
-    parser.add_argument("--output", default=str(ROOT / "results" / "bench.json"))
+    parser.add_argument(
+        "--output", type=Path, help="(default: results/bench.json; with --quick, nothing is kept)"
+    )
     return parser
+
+
+def _busy_cores(seconds: float = 1.0) -> float:
+    """How many cores are at work."""
+    before = _core_seconds()
+    time.sleep(seconds)
+    idle, every = (after - earlier for after, earlier in zip(_core_seconds(), before, strict=True))
+    return (os.cpu_count() or 1) * (1 - idle / every)
+
+
+def _core_seconds() -> tuple[float, float]:
+    """What all cores have waited, and what they have been there for, in some unit."""
+    _, *spent = Path("/proc/stat").read_text(encoding="utf-8").partition("\n")[0].split()
+    # User, nice, system, idle, waiting for disks, interrupts (two kinds), taken by other machines. What comes
+    # after is in the first two already.
+    times = [float(each) for each in spent[:8]]
+    return times[3] + times[4], sum(times)
 
 
 def _machine() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench import problems
 from undue.calculus.lanes import norm
+from undue.calculus.linear import PRODUCT_ROWS
 from undue.device import takes_bfloat16
 from undue.randomness import stream
 from undue.valuation.attack import Lane, Plan, Walk, attack_gradient, starts
@@ -38,9 +39,10 @@ PLAN = Plan(
     monitor_every=1,
     memory=math.inf,
 )
-# Matrix products of a step outside its solves, as it is counted here: outputs at θ, the two right-hand sides,
-# scores and the gradient.
-OTHER_PRODUCTS = 8
+# Products of a step outside its solvers' iterations. With the training samples: outputs at θ, the residuals
+# of two warm starts, the second right-hand side, the gradient. With a test half: outputs of either half at θ,
+# the first right-hand side, and a Hessian product.
+TRAINING_PRODUCTS, HALF_PRODUCTS = 5, 5
 # Lanes whose residuals are recomputed at a time: float64 is not to take more memory than the attack.
 LANES_CHECKED = 8
 
@@ -161,7 +163,8 @@ def matrix_products(
         width: columns, outputs times lanes.
         solver: products of the solver's iterations.
         preconditioner: products with the principal features alone.
-        other: products of everything else, in the precision of the data.
+        other: products of everything else, in the precision of the data; those with a test half count in
+            proportion to its size.
     """
     x = calculator.problem.train.x
     seconds = _products(x, x.T, width, other)
@@ -184,18 +187,36 @@ def preconditioner_products(calculator: Calculator, iterations: float) -> int:
     return round(2 * PRINCIPAL_STEPS * iterations)
 
 
+def other_products(calculator: Calculator) -> int:
+    """Products outside the solvers' iterations, as so many with all training samples."""
+    problem = calculator.problem
+    return round(TRAINING_PRODUCTS + HALF_PRODUCTS * problem.shared.samples / problem.train.samples)
+
+
 def _products(x: Tensor, transposed: Tensor, width: int, count: int) -> float:
-    v, z = x.new_full((x.shape[1], width), 1e-3), x.new_empty(x.shape[0], width)
-    # Once beforehand, for the memory and the library's own preparations.
-    torch.mm(x, v, out=z)
-    torch.mm(transposed, z, out=v)
-    begun = time.perf_counter()
-    for turn in range(count):
-        if turn % 2:
-            torch.mm(transposed, z, out=v)
-        else:
-            torch.mm(x, v, out=z)
-    return time.perf_counter() - begun
+    """Half of them XV, half XᵀZ, each in the fastest of several ways."""
+    v, z = x.new_full((x.shape[1], width), 1e-3), x.new_full((x.shape[0], width), 1e-3)
+
+    def in_blocks() -> None:
+        for rows in range(0, len(x), PRODUCT_ROWS):
+            torch.mm(x[rows : rows + PRODUCT_ROWS], v, out=z[rows : rows + PRODUCT_ROWS])
+
+    forward = (lambda: torch.mm(x, v, out=z), in_blocks)
+    backward = (lambda: torch.mm(transposed, z, out=v), lambda: torch.mm(z.T, x))
+    each = -(-count // 2)
+    return count * (_fastest(forward, each) + _fastest(backward, each)) / 2
+
+
+def _fastest(ways: Sequence[Callable[[], object]], count: int) -> float:
+    """Seconds of one run of the fastest of the ways, the mean of so many."""
+    means = []
+    for way in ways:
+        way()  # once beforehand, for the memory and the library's own preparations
+        begun = time.perf_counter()
+        for _ in range(count):
+            way()
+        means.append((time.perf_counter() - begun) / count)
+    return min(means)
 
 
 def gradient(calculator: Calculator, theta: Tensor, targets: Tensor, *, tolerance: float) -> Tensor:
@@ -217,7 +238,7 @@ def measure(folder: str, *, lanes: int, steps: int, products: str, seed: int) ->
     problem = setting.calculator.problem
     n, (d, k) = problem.train.samples, problem.train.shape
     attacks = lanes_of(n, lanes, seed=seed)
-    # The run with monitoring first: it holds more than the one without, and nothing else yet does.
+    # The run with monitoring first: it holds more than the one without. Loading counts, too.
     monitored = walk(setting, attacks, steps=steps, monitor=True, seed=seed)
     peak = peak_rss()
     plain = walk(setting, attacks, steps=steps, monitor=False, seed=seed)
@@ -225,7 +246,7 @@ def measure(folder: str, *, lanes: int, steps: int, products: str, seed: int) ->
     counts = {
         "solver": round(2 * iterations),
         "preconditioner": preconditioner_products(setting.calculator, iterations),
-        "other": OTHER_PRODUCTS,
+        "other": other_products(setting.calculator),
     }
     alone = matrix_products(setting.calculator, k * lanes, **counts)
     residual = max(true_residual(setting.calculator, at) for at in plain.kept)

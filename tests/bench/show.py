@@ -14,6 +14,7 @@ from bench.double_backward import DEPTH, PUBLISHED_DEPTH
 from bench.engine import RESIDUAL
 from bench.peers import METHODS, OURS
 from bench.problems import SIZES
+from bench.sweep import BASE, BASE_LANES, STEPS
 from undue.files import atomic
 from undue.plots import COLOURS, save, style
 
@@ -148,15 +149,15 @@ def write(bench: Bench, path: Path) -> None:
 
 
 def _sizes_text(bench: Bench) -> list[str]:
-    first = next(iter(bench["sizes"].values()))
+    first = max(bench["sizes"].values(), key=lambda size: size.get("busy_before", 0))
     return [
         _where(first),
         "Seconds of one attack's step, without / with ranking on the pristine half; ours is the mean over "
         f"{first['steps']} steps from a cold start. Residual: the worst of the solves at three of them, in "
         f"float64, (!) where it exceeds {RESIDUAL:g}. The published step goes through the samples one by "
-        "one; vectorised is the same recipe in batches. Our matrix products: those of a step, alone; the "
-        "solvers' "
-        "among them, and those of their preconditioner in the principal features. "
+        "one; vectorised is the same recipe in batches. Our matrix products: those of a step, alone, each in "
+        "the fastest of several ways; the solvers' are among them, and those of their preconditioner in the "
+        "principal features. Where a step takes less, the machine was slower while they were timed. "
         f"~: extrapolated from fewer than its {PUBLISHED_DEPTH} iterations a solve. The authors' code was "
         "measured once, on two idle cores of another machine.",
         _markdown(sizes_table(bench)),
@@ -165,7 +166,16 @@ def _sizes_text(bench: Bench) -> list[str]:
 
 def _sweep_text(bench: Bench) -> list[str]:
     drawn = ["![Seconds of a step by size of the problem](figures/bench.png)"] if _is_whole(bench) else []
-    return ["## Cost by size of the problem", *drawn, _markdown(sweep_table(bench))]
+    n, d, k = BASE.train, BASE.features, BASE.classes
+    return [
+        "## Cost by size of the problem",
+        _where(bench["sweep"]),
+        f"Where nothing else is said: n = {n:,}, d = {d}, {k} classes, {BASE_LANES} lanes, {BASE.half} test "
+        f"samples a half, all threads; mean over {STEPS} steps. That point stands in every block: how far "
+        "its rows differ is how far the machine's speed changed meanwhile.",
+        *drawn,
+        _markdown(sweep_table(bench)),
+    ]
 
 
 def _memory_text(bench: Bench) -> list[str]:
@@ -197,7 +207,8 @@ def _peers_text(bench: Bench) -> list[str]:
 
 def _where(measured: Mapping[str, Any]) -> str:
     machine = measured["machine"]
-    return f"{machine['cpu']}, {measured['threads']} threads, torch {machine['torch']}."
+    busy = f"; {measured['busy_before']:.1f} cores busy beforehand" if "busy_before" in measured else ""
+    return f"{machine['cpu']}, {measured['threads']} threads, torch {machine['torch']}{busy}."
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -256,7 +256,7 @@ def test_the_papers_numbers_are_for_its_own_k() -> None:
 def test_table2_for_reading(tmp_path: Path) -> None:
     rates = RATES.assign(success_low=0.1, success_high=0.9)
     pretty = pretty_table2(table2(rates, k=10), 0.03)
-    assert pretty["success, loss ≤ 3% [95 %]"].iloc[0] == "0.20 [0.10, 0.90]"
+    assert pretty["success, loss ≤ 3 % [95 %]"].iloc[0] == "0.20 [0.10, 0.90]"
     assert pretty["paper"].tolist() == ["0.52", "0.68", "0.74", "0.74"]
     assert pretty["paper, best"].iloc[3] == "0.85 (7.1 %)"
     unknown = pretty_table2(table2(rates.assign(dataset="mine"), k=10), 0.03)
@@ -273,6 +273,12 @@ def test_table2_where_nothing_succeeds(tmp_path: Path) -> None:
     assert table["radius"].tolist() == [0.1] * 4
     write_table(tmp_path / "table2.parquet", TABLE2_COLUMNS, table)
     assert pretty_table2(table, 0.03)["accuracy lost"].tolist() == ["–"] * 4
+
+
+def test_the_paper_has_no_variant_of_its_data_sets() -> None:
+    variant = RATES.assign(dataset="pet_500")
+    assert table2(variant, k=10)["paper_success"].notna().all()
+    assert table2(variant, k=10, variants=["pet_500"])["paper_success"].isna().all()
 
 
 # The paper --------------------------------------------------------------------------------------------------
@@ -346,9 +352,9 @@ def test_the_figure_of_starts() -> None:
     two = pd.concat([rates[rates["k"] == 10], rates[rates["k"] == 10].assign(dataset="mine")])
     figure = success_against_starts(two, budget=0.03)
     assert [axis.get_title(loc="left") for axis in figure.axes] == [
-        "caltech101_webp, loss ≤ 3%",
+        "caltech101_webp, loss ≤ 3 %",
         "caltech101_webp, whatever the accuracy",
-        "mine, loss ≤ 3%",
+        "mine, loss ≤ 3 %",
         "mine, whatever the accuracy",
     ]
     panels: list[Any] = figure.axes
@@ -375,4 +381,4 @@ def test_the_figure_of_sizes() -> None:
     first, second = (bar.lines[0].get_xdata() for bar in axis.containers)
     assert first == pytest.approx([4000, 50000], rel=0.02)
     assert (first < second).all()
-    assert axis.get_ylabel() == "success rate, loss ≤ 3%"
+    assert axis.get_ylabel() == "success rate, loss ≤ 3 %"

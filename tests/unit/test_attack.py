@@ -607,6 +607,13 @@ def test_a_ball_so_large_that_the_model_breaks(dtype: torch.dtype) -> None:
     assert np.isfinite(candidates.theta).all()
 
 
+def test_no_ball_has_a_size_around_a_model_of_nothing() -> None:
+    _, _, calculator, basis, theta = run(replace(PLAN, steps=1))
+    with pytest.raises(UserError, match="θ\\* is zero") as caught:
+        attack(calculator, basis, 0 * theta, torch.cat([theta] * len(LANES), dim=2), LANES, PLAN)
+    assert caught.value.where == "model.l2"
+
+
 def test_solves_that_miss_their_tolerance_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[None] = []
 

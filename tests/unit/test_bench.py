@@ -16,6 +16,7 @@ from bench.__main__ import EXACT_MEMORY, _Record, _Runner, main
 from bench.published import Attack, Data, Lissa, Step
 from problems import exact_hessian, make_calculator, make_problem, make_theta
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from undue.calculus.lanes import norm
 from undue.calculus.objective import Objective
@@ -101,6 +102,19 @@ def test_lanes_are_different_targets_at_both_rates() -> None:
     rows = [lane.row for lane in lanes]
     assert rows[0] == rows[1]
     assert len(set(rows)) == 3
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_step_takes_the_products_that_are_timed_alone(setting: Setting, count: int) -> None:
+    """Against the operations that torch counts in all matrix products of a walk."""
+    lanes, steps = engine.lanes_of(200, count, seed=0), 4
+    with FlopCounterMode(display=False) as counter:
+        taken = engine.walk(setting, lanes, steps=steps, monitor=False, seed=0)
+    calculator, iterations = setting.calculator, float(taken.iterations.mean())
+    n, (d, k) = calculator.problem.train.samples, calculator.problem.train.shape
+    principal = engine.preconditioner_products(calculator, iterations) * calculator.principal / d
+    said = 2 * iterations + principal + engine.other_products(calculator)
+    assert counter.get_total_flops() / steps == pytest.approx(said * 2 * n * d * k * count, rel=0.03)
 
 
 def test_the_attack_starts_on_the_sphere_and_its_residuals_are_recomputed(setting: Setting) -> None:
@@ -291,6 +305,7 @@ def made_up() -> dict[str, Any]:
         "steps": 20,
         "threads": 2,
         "machine": {"cpu": "a processor", "torch": "2"},
+        "busy_before": 0.02,
         "residual_float64": 9e-4,
         "ratio_matmul": 1.25,
         "dtype": "float32",
@@ -305,14 +320,18 @@ def made_up() -> dict[str, Any]:
         for route in double_backward.ROUTES
         for n, d in double_backward.GRID
     ]
+    other = {"extrapolated": True, "residual_float64": 1.1e-3, "busy_before": 1.24}
     return {
-        "sizes": {"pet": size, "cifar": size | {"extrapolated": True, "residual_float64": 1.1e-3}},
+        "sizes": {"pet": size, "cifar": size | other},
         "sweep": {
+            "threads": 2,
+            "machine": size["machine"],
+            "busy_before": 0.01,
             "rows": [
                 {"axis": axis, "value": value, "lane_step_s": 0.001 * value, "iterations": 4.0}
                 for axis in show.AXES
                 for value in (1, 2)
-            ]
+            ],
         },
         "double_backward": {
             "rows": memory,
@@ -332,7 +351,8 @@ def test_the_tables_say_what_is_extrapolated_and_predicted(tmp_path: Path) -> No
     show.write(made_up(), tmp_path / "bench.md")
     text = (tmp_path / "bench.md").read_text(encoding="utf-8")
     assert "25 TB (predicted)" in text
-    assert "a processor, 2 threads" in text
+    assert "a processor, 2 threads, torch 2; 1.2 cores busy beforehand.\n" in text
+    assert "a processor, 2 threads, torch 2; 0.0 cores busy beforehand.\n" in text
 
 
 def test_the_figures_are_drawn(tmp_path: Path) -> None:

@@ -235,6 +235,15 @@ def test_no_attack_and_no_search_beats_the_theorem(d: int, k: int) -> None:
     assert attacked(case, EFFORT).tried == 3 * 2 * 2
 
 
+def test_attacks_move_where_nothing_is_learned() -> None:
+    """θ* is zero there, where the target is the last of all; elsewhere it passes all but the duplicates."""
+    case = Construction(2, 3, "centre", "none", 0.1, 0.25)
+    zero = torch.zeros(2, 1, dtype=torch.float64)
+    values = influences(case, zero)
+    assert bool((values[0] <= values).all())
+    assert attacked(case, EFFORT).rank == case.duplicates + 1 < case.samples
+
+
 @pytest.mark.parametrize(
     "case",
     [

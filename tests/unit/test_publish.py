@@ -464,7 +464,7 @@ def test_tables_for_reading() -> None:
     assert pretty["accuracy lost"] == "10.0 %"
     assert pretty["C"] == "0.1"
     first = pretty_table1(table1(rates, MODELS, damping=DAMPING), 0.03).iloc[0]
-    assert first["success, loss ≤ 3% [95 %]"] == "0.50 [0.40, 0.60]"
+    assert first["success, loss ≤ 3 % [95 %]"] == "0.50 [0.40, 0.60]"
     assert first["transfer [95 %]"] == "1.00 [0.00, 0.00]"
 
 

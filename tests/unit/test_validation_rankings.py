@@ -246,7 +246,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
                 scatters(exact, table),
                 scatters(hinges, table),
                 early_stopping(table),
-                damping_curves(table, dampings=[0.25]),
+                damping_curves(table, dampings={"d": 0.25}),
                 influence_parts(parts, {"a digit": np.zeros(16), "no square": np.zeros(5)}),
                 removals(removed),
                 removals(removed[removed["model"] == "honest"]),
@@ -260,12 +260,14 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
 def test_damping_curves_are_of_the_attacked_heads_alone() -> None:
     dampings = pd.concat([pairs_of(f"random{DAMPING_VARIED}", "δ", δ) for δ in (0.0, 1.0)])
     network = pairs_of("network, 3 steps without the sample", "δ", 0.02)
-    table = agreement(pd.concat([dampings, network]), seed=0)
+    table = agreement(pd.concat([dampings, dampings.assign(dataset="e"), network]), seed=0)
     with style():
-        figure = damping_curves(table, dampings=[0.25, 0.5])
-    assert figure.axes[2].get_legend_handles_labels()[1] == ["d: random"]
-    ends = [np.unique(np.asarray(line.get_xdata(), dtype=float)).tolist() for line in figure.axes[2].lines]
-    assert [each for each in ends if len(each) == 1] == [[0.25], [0.5]]
+        figure = damping_curves(table, dampings={"d": 0.25, "e": 0.5})
+    assert [axis.get_ylabel() for axis in figure.axes] == ["d", "", "", "e", "", ""]
+    for axis, damping in zip(figure.axes, [0.25] * 3 + [0.5] * 3, strict=True):
+        assert axis.get_legend_handles_labels()[1] == ["random"]
+        ends = [np.unique(np.asarray(line.get_xdata(), dtype=float)).tolist() for line in axis.lines]
+        assert [each for each in ends if len(each) == 1] == [[damping]]
 
 
 def test_a_panel_says_which_experiment_it_is_of() -> None:

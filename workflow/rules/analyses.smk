@@ -30,6 +30,7 @@ rule summarise_ablation:
             **slice_of("attack.accuracy_budget"),
             "k": ABLATION_K,
             "published": PUBLISHED,
+            "variants": list(VARIANTS),
         },
     script:
         "../scripts/summarise_ablation.py"

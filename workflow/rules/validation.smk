@@ -267,7 +267,7 @@ rule plot_rankings:
         code=code_of("plot_rankings"),
         cfg={
             **slice_of("figures.dpi", "data.use"),
-            "dampings": sorted({calculator_settings(name)["influence.damping"] for name in DATASETS}),
+            "dampings": {name: calculator_settings(name)["influence.damping"] for name in DATASETS},
         },
     script:
         "../scripts/plot_rankings.py"

@@ -105,6 +105,7 @@ PUBLISHED = [
     for objective in ATTACK["objectives"]
     for radius in RADII
 ]
+VARIANTS = {name: CONFIG["datasets"][name] for name in DATASETS if "base" in CONFIG["datasets"][name]}
 # What Table 1 says of a data set's features.
 FEATURES_NAMED = ("backbone", "image_size", "scaling")
 
@@ -139,11 +140,17 @@ rule summarise_attacks:
                 "influence.damping",
                 "influence.rank_sign",
                 "baseline.weights",
+                "baseline.steps",
+                "baseline.batch_size",
+                "baseline.learning_rate",
                 "attack.accuracy_budget",
                 "attack.targets",
                 "attack.seeds",
                 "attack.steps",
+                "attack.drop_at",
                 "attack.radii",
+                "attack.ranks",
+                "attack.suppressed_ranks",
                 "attack.learning_rates",
                 "attack.solver",
                 "attack.publish",
@@ -153,11 +160,8 @@ rule summarise_attacks:
                 for dataset in DATASETS
             },
             "damping": {dataset: calculator_settings(dataset)["influence.damping"] for dataset in DATASETS},
-            "variants": {
-                dataset: CONFIG["datasets"][dataset]
-                for dataset in DATASETS
-                if "base" in CONFIG["datasets"][dataset]
-            },
+            "variants": VARIANTS,
+            "starts": {objective: len(starts_of(objective)) for objective in ATTACK["objectives"]},
             "published": PUBLISHED,
             "baseline": DATASETS if CONFIG["baseline"]["weights"] else [],
         },

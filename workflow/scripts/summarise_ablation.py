@@ -25,7 +25,7 @@ with job(snakemake) as log:
         ],
         ignore_index=True,
     )
-    second = table2(rates, k=cfg["k"])
+    second = table2(rates, k=cfg["k"], variants=cfg["variants"])
     pretty = pretty_table2(second, cfg["attack.accuracy_budget"])
     for outputs, columns, table, readable in (
         (snakemake.output.starts, STARTS_COLUMNS, rates, pretty_starts(rates)),

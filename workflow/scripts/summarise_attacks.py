@@ -55,7 +55,8 @@ with job(snakemake) as log:
     every = pd.concat(attacks, ignore_index=True)
     success = pd.concat(rates, ignore_index=True)
     # The data sets' order is that of the first rows; the baseline comes before the attacks.
-    first = table1(pd.concat([*baseline, success], ignore_index=True), models, damping=cfg["damping"])
+    rows = pd.concat([*baseline, success], ignore_index=True)
+    first = table1(rows, models, damping=cfg["damping"], variants=cfg["variants"])
     readable = pretty_table1(first, budget)
     invalid, lanes = count_invalid(snakemake.input.trajectories)
     checked = refused(

@@ -14,6 +14,11 @@ def honest_accuracies(model: Mapping[str, Any]) -> dict[str, float]:
     return {half: model[f"accuracy_{half}"] for half in ("shared", "pristine")}
 
 
+def percents(budget: float) -> str:
+    """A budget for reading: 0.025 is 2.5 %."""
+    return f"{100 * budget:g} %"
+
+
 def within_budget(lost: float, budget: float) -> bool:
     """Whether so much accuracy may be lost, also of a whole column of losses.
 

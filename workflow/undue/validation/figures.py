@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -126,40 +126,44 @@ def _curve(axis: Axes, part: pd.DataFrame, *, label: str, statistic: str = "pear
     )
 
 
-def damping_curves(agreements: pd.DataFrame, *, dampings: Sequence[float]) -> Figure:
+def damping_curves(agreements: pd.DataFrame, *, dampings: Mapping[str, float]) -> Figure:
     """How well −I/n predicts at each δ, on the heads of the attack: correlation, and the size of the effects.
+
+    A line of panels for each data set.
 
     Args:
         agreements: the table `validation`.
-        dampings: the δ that the data sets' rankings have, marked.
+        dampings: data set → the δ that its ranking has, marked.
     """
     table = agreements[agreements["experiment"].str.endswith(DAMPING_VARIED)]
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(8.4, 3.0), sharex=True)
+    datasets = list(table["dataset"].unique())
+    size = (8.4, 0.6 + 2.4 * len(datasets))
+    figure, axes = plt.subplots(len(datasets), 3, figsize=size, sharex=True, squeeze=False)
     positive = table.loc[table["level"] > 0, "level"]
-    for place, (dataset, own) in enumerate(table.groupby("dataset", sort=False)):
-        for experiment, part in own.groupby("experiment", sort=False):
+    for line, dataset in zip(axes, datasets, strict=True):
+        left, middle, right = line
+        for experiment, part in table[table["dataset"] == dataset].groupby("experiment", sort=False):
             part = part.sort_values("level")
             chosen = str(experiment).removesuffix(DAMPING_VARIED)
-            look = {"color": COLOURS[place % len(COLOURS)], "ls": "-" if chosen != "random" else "--"}
-            label = f"{dataset}: {chosen}"
-            _curve(left, part, label=label, **look)
-            _curve(middle, part, label=label, statistic="spearman", **look)
+            look = {"color": COLOURS[0], "ls": "-" if chosen != "random" else "--"}
+            _curve(left, part, label=chosen, **look)
+            _curve(middle, part, label=chosen, statistic="spearman", **look)
             # A prediction of the wrong direction has no size on this scale.
             sizes = part["slope"].where(part["slope"] > 0)
-            right.plot(part["level"], sizes, marker="o", ms=3, label=label, **look)
-    for axis, title in (
-        (left, "Pearson's R"),
-        (middle, "Spearman's ρ"),
-        (right, "slope of predicted on actual"),
+            right.plot(part["level"], sizes, marker="o", ms=3, label=chosen, **look)
+        for axis in line:
+            axis.axvline(dampings[dataset], color="0.8", lw=1, zorder=0)
+            axis.set_xscale("symlog", linthresh=float(positive.min()) if len(positive) else 1.0)
+            axis.set_xlim(left=0)
+        right.set_yscale("log")
+        left.set_ylabel(dataset)
+    for axis, title in zip(
+        axes[0], ("Pearson's R", "Spearman's ρ", "slope of predicted on actual"), strict=True
     ):
-        for damping in dampings:
-            axis.axvline(damping, color="0.8", lw=1, zorder=0)
-        axis.set_xscale("symlog", linthresh=float(positive.min()) if len(positive) else 1.0)
-        axis.set_xlim(left=0)
         axis.set_title(title)
+    for axis in axes[-1]:
         axis.set_xlabel("damping δ")
-    right.set_yscale("log")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -197,7 +201,7 @@ def removals(removed: pd.DataFrame) -> Figure:
             axis.axhline(0, color="0.9", lw=0.8, zorder=0)
             axis.axvline(0, color="0.9", lw=0.8, zorder=0)
             note = f" ({part['target'].nunique()})" if model == "manipulated" else ""
-            axis.set_title(f"{dataset}: {title}{note}")
+            axis.set_title(f"{dataset}:\n{title}{note}")
             axis.set_xlabel("actual change of the summed loss")
         line[0].set_ylabel("predicted, −I/n")
     # Every place and the target: of all panels, each label once.

@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from undue.budget import percents
 from undue.plots import COLOURS
 
 OBJECTIVE_COLOURS = {"max_target": COLOURS[4], "min_topk": COLOURS[1], "min_higher": COLOURS[0]}
 EASY, HARD, OTHER = COLOURS[2], COLOURS[1], "0.75"
-REGIMES = {"success": "loss ≤ {budget:.0%}", "best_success": "whatever the accuracy"}
+REGIMES = {"success": "loss ≤ {budget}", "best_success": "whatever the accuracy"}
 BINS = 20
 
 
@@ -71,7 +72,7 @@ def success_against_starts(rates: pd.DataFrame, *, budget: float) -> Figure:
             axis.set_ylim(-0.03, 1.03)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.set_xlabel("number of starts")
-            axis.set_title(f"{dataset}, {regime.format(budget=budget)}", loc="left")
+            axis.set_title(f"{dataset}, {regime.format(budget=percents(budget))}", loc="left")
         row[0].set_ylabel("success rate")
     _legend(figure, [Line2D([], [], color=shades[r], marker="o", ms=4, label=f"C = {r:g}") for r in radii])
     return figure
@@ -137,7 +138,7 @@ def success_against_size(rates: pd.DataFrame, samples: Mapping[str, int], *, bud
     axes.margins(x=0.15)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("training samples")
-    axes.set_ylabel(f"success rate, loss ≤ {budget:.0%}")
+    axes.set_ylabel(f"success rate, loss ≤ {percents(budget)}")
     _legend(
         figure,
         [

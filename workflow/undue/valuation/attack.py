@@ -252,7 +252,8 @@ def attack(
         Every lane's trajectory, and the iterates of it that may be published.
 
     Raises:
-        UserError: more than one lane, and more than 1 % of them, had a solve that missed its tolerance.
+        UserError: more than one lane, and more than 1 % of them, had a solve that missed its tolerance; or θ*
+            is zero.
     """
     x = calculator.problem.train.x
     theta, begin = theta.to(x), begin.to(x)
@@ -325,6 +326,9 @@ class Walk:
         rates: learning rates (L,).
         plan: the settings.
 
+    Raises:
+        UserError: θ* is zero.
+
     Attributes:
         u1, u2: the solutions of the latest step's two solves.
         valid: whether all solves so far met their tolerance (L,).
@@ -341,6 +345,12 @@ class Walk:
         plan: Plan,
     ) -> None:
         self._calculator, self._basis, self._plan = calculator, basis, plan
+        if not bool((norm(centre) > 0).all()):
+            raise UserError(
+                "θ* is zero, so that a ball of C‖θ*‖ around it is a point",
+                where="model.l2",
+                remedy="lower it, or check that the features tell the classes apart",
+            )
         self._centre, self._target, self._rates = centre, target, rates
         self._radius = plan.radius * norm(centre)
         self._theta = project(begin, centre, self._radius)

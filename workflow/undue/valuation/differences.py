@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from undue.budget import percents
 from undue.randomness import AT_THETA
 from undue.valuation import paper
 from undue.valuation.summary import UNRANKED
@@ -27,8 +28,9 @@ def differences(
 
     Args:
         settings: of the config: model.training, influence.damping, influence.rank_sign, attack.targets,
-            attack.seeds, attack.steps, attack.radii, attack.learning_rates, attack.accuracy_budget,
-            attack.publish, attack.solver, baseline.weights.
+            attack.seeds, attack.steps, attack.drop_at, attack.radii, attack.learning_rates, attack.ranks,
+            attack.suppressed_ranks, attack.accuracy_budget, attack.publish, attack.solver, the section
+            baseline; and `starts`: objective → from how many seeds it is attacked.
         features: data set → its backbone, image_size and scaling.
         models: data set → its model.json.
         variants: variant → its base and what it does differently.
@@ -39,7 +41,8 @@ def differences(
     return [
         *(_dataset(name, features[name], models[name], settings, variants.get(name)) for name in models),
         *_attack(settings),
-        *_baseline(settings["baseline.weights"]),
+        *_objectives(settings),
+        *_baseline(settings),
         *_ranking(settings),
         *_counting(settings),
     ]
@@ -114,18 +117,45 @@ def _attack(settings: Mapping[str, Any]) -> list[str]:
         ("targets for each k", settings["attack.targets"], paper.TARGETS),
         ("random starts", f"{drawn}{' and θ*' if AT_THETA in seeds else ''}", str(paper.STARTS)),
         ("steps", settings["attack.steps"], paper.STEPS),
+        ("share of the steps before the rate drops", settings["attack.drop_at"], paper.DROP_AT),
         ("radii C", _numbers(settings["attack.radii"]), _numbers(paper.RADII)),
         ("learning rates", _numbers(settings["attack.learning_rates"]), _numbers(paper.LEARNING_RATES)),
     ]
-    other = [f"{what}: {ours} (the paper: {theirs})" for what, ours, theirs in said if ours != theirs]
-    return ["The attacks' " + "; ".join(other) + "."] if other else []
+    other = _unlike(said)
+    return [f"The attacks' {other}."] if other else []
 
 
-def _baseline(weights: Sequence[float]) -> list[str]:
-    if not weights:
+def _objectives(settings: Mapping[str, Any]) -> list[str]:
+    starts, top = settings["starts"], settings["attack.suppressed_ranks"]
+    said = []
+    if len(set(starts.values())) > 1:
+        each = ", ".join(f"{objective} {count}" for objective, count in starts.items())
+        said.append(f"Starts of each objective: {each}; the paper's Table 1 has its last one alone.")
+    if "min_topk" in starts and set(settings["attack.ranks"]) != {top}:
+        said.append(f"min_topk pushes down the top {top} whatever k is; the paper's the top k.")
+    return said
+
+
+def _baseline(settings: Mapping[str, Any]) -> list[str]:
+    if not settings["baseline.weights"]:
         return []
-    grid = _numbers(weights)
-    return [f"The baseline is the best of ω = {grid}; the paper doesn't say which weights it tried."]
+    grid = _numbers(settings["baseline.weights"])
+    other = _unlike(
+        [
+            ("steps", settings["baseline.steps"], paper.BASELINE_STEPS),
+            ("batch size", settings["baseline.batch_size"], paper.BASELINE_BATCH),
+            ("learning rate", settings["baseline.learning_rate"], paper.BASELINE_RATE),
+        ]
+    )
+    return [
+        f"The baseline is the best of ω = {grid}; the paper doesn't say which weights it tried.",
+        *([f"The baseline's {other}."] if other else []),
+    ]
+
+
+def _unlike(said: Sequence[tuple[str, Any, Any]]) -> str:
+    """What differs of (what, ours, the paper's)."""
+    return "; ".join(f"{what}: {ours} (the paper: {theirs})" for what, ours, theirs in said if ours != theirs)
 
 
 def _ranking(settings: Mapping[str, Any]) -> list[str]:
@@ -144,13 +174,15 @@ def _ranking(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _counting(settings: Mapping[str, Any]) -> list[str]:
+    budget = settings["attack.accuracy_budget"]
+    theirs = "" if budget == paper.BUDGET else f" (the paper: {percents(paper.BUDGET)})"
     published = {
         "best_iterate": "its most accurate iterate with rank ≤ k; the paper's code the first one",
         "first_hit": "its first iterate with rank ≤ the smallest k, or else its last, as in the paper's code",
     }
     return [
         f"An attack publishes {published[settings['attack.publish']]}.",
-        f"The accuracy budget of {100 * settings['attack.accuracy_budget']:g} % is kept on the shared half, "
+        f"The accuracy budget of {percents(budget)}{theirs} is kept on the shared half, "
         "and the radius C chosen there; the accuracy lost is what the pristine half then says. The paper "
         'reports the highest over C (the column "highest, pristine" does, too).',
         "All targets count, and the intervals are Wilson's at 95 %. The paper's code drops a target from the "

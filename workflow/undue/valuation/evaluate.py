@@ -1,4 +1,4 @@
-"""Judging models in float64, apart from the attack that found them."""
+"""Judging models in float64, by solves of their own."""
 
 from __future__ import annotations
 

@@ -42,6 +42,7 @@ import torch
 from torch import Tensor
 
 from undue.calculus.basis import Eigenbasis
+from undue.calculus.lanes import norm
 from undue.calculus.linear import LinearRisk, Logistic
 from undue.data.problem import Problem
 from undue.randomness import stream
@@ -63,6 +64,9 @@ NEGLIGIBLE = Decimal("1e-60")
 
 DEPTH = 40.0
 """Largest output of the random search: there float64 no longer tells σ(z) from 1."""
+
+GRADIENT_NORM = 1e-9
+"""θ* is trained to this."""
 
 CHECKED = 10
 """Of a search or an attack, models are ranked again with all digits, the best first, until so many hold."""
@@ -370,7 +374,7 @@ class Effort:
     """How hard the real attack tries; every objective is tried.
 
     Attributes:
-        radii: C of the balls around θ*.
+        radii: C of the balls around θ*, or around a random model of norm 1 where θ* is zero.
         starts: random starts on each sphere.
         learning_rates: of Adam.
         steps: of Adam.
@@ -393,9 +397,7 @@ def attacked(case: Construction, effort: Effort) -> Found:
     judge = calculator(case)
     p, _ = judge.problem.train.shape
     basis = Eigenbasis(torch.eye(p, dtype=torch.float64), judge.moments)
-    honest = train(
-        judge.problem.train, l2=case.l2, regularise_bias=case.bias != "free", gradient_norm=1e-9
-    ).theta
+    centre = _centre(case, judge.problem.train, effort.seed)
     objectives = [objective_weights(name, suppressed_ranks=case.duplicates) for name in OBJECTIVES]
     # Lanes side by side cost next to nothing at this size, so that they differ in the objective, too.
     runs = list(product(range(len(objectives)), effort.learning_rates, range(effort.starts)))
@@ -412,8 +414,8 @@ def attacked(case: Construction, effort: Effort) -> Found:
             monitor_every=effort.steps,
             memory=1e9,
         )
-        begin = [starts(honest, radius, [0], seed=effort.seed, start=start) for _, _, start in runs]
-        walked, kept = attack(judge, basis, honest, torch.cat(begin, dim=2), lanes, plan)
+        begin = [starts(centre, radius, [0], seed=effort.seed, start=start) for _, _, start in runs]
+        walked, kept = attack(judge, basis, centre, torch.cat(begin, dim=2), lanes, plan)
         thetas.append(torch.from_numpy(kept.theta[..., 0]))
         ranks.append(torch.from_numpy(walked.rank_shared[kept.step, kept.lane]))
         reached.append(torch.from_numpy(walked.rank_shared[walked.valid]))
@@ -424,6 +426,20 @@ def attacked(case: Construction, effort: Effort) -> Found:
         torch.cat(ranks),
         otherwise=_least_above(case, torch.cat(reached)),
     )
+
+
+def _centre(case: Construction, risk: LinearRisk, seed: int) -> Tensor:
+    """The model that attacks start around (p, 1, 1): θ*, or a random one of norm 1 where θ* is zero.
+
+    All labels are alike, so that centred features without a bias teach nothing. With a bias that λ spares R
+    has no minimiser, and θ* is where the gradient is small enough.
+    """
+    theta = train(risk, l2=case.l2, regularise_bias=case.bias != "free", gradient_norm=GRADIENT_NORM).theta
+    # R is λ-convex: θ* is no farther from the minimiser than that.
+    if float(norm(theta)) > GRADIENT_NORM / case.l2:
+        return theta
+    normal = torch.from_numpy(stream(seed, "impossibility", "centre").standard_normal(theta.shape))
+    return normal / norm(normal)
 
 
 def _lane_by_lane(objectives: Sequence[Weights], choice: Tensor) -> Weights:

@@ -28,7 +28,8 @@ class Reported:
 NOTHING = Reported(math.nan, math.nan, math.nan)
 """What the paper says of data sets, k or attacks that it doesn't have."""
 
-TARGETS, STARTS, STEPS = 50, 5, 100
+TARGETS, STARTS, STEPS, DROP_AT, BUDGET = 50, 5, 100, 0.5, 0.03
+BASELINE_STEPS, BASELINE_BATCH, BASELINE_RATE = 1400, 256, 0.01
 RADII, LEARNING_RATES = (0.05, 0.1, 0.2, 0.5), (0.01, 0.1)
 BACKBONE, FEATURES, SCALING = "resnet50", 2048, "standardise"
 DAMPING = 0.25

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from undue.budget import within_budget
+from undue.budget import percents, within_budget
 from undue.formats import interval, number, percent, share
 from undue.intervals import wilson
 from undue.tables import FLOAT, INT, TEXT, Columns
-from undue.valuation.paper import BASELINE, reported_success
+from undue.valuation.paper import BASELINE, NOTHING, reported_success
 from undue.valuation.publish import PUBLISHED_COLUMNS
 
 # The published code leaves a target out of the denominator if no run brings it below this rank.
@@ -207,7 +207,11 @@ def rates_as_published(published: pd.DataFrame, best_rank: pd.Series, *, budget:
 
 
 def table1(
-    rates: pd.DataFrame, models: Mapping[str, Mapping[str, Any]], *, damping: Mapping[str, float]
+    rates: pd.DataFrame,
+    models: Mapping[str, Mapping[str, Any]],
+    *,
+    damping: Mapping[str, float],
+    variants: Collection[str] = (),
 ) -> pd.DataFrame:
     """Table 1 of the paper: each attack and k of a data set at its most successful radius.
 
@@ -219,6 +223,7 @@ def table1(
         rates: rows with ATTACK_SUCCESS_COLUMNS; the baseline's have the objective `baseline` and no radius.
         models: data set → its model.json.
         damping: data set → δ, for the record.
+        variants: the data sets that are variants: the paper has none of them.
 
     Returns:
         Rows with TABLE1_COLUMNS, by data set and k, otherwise in the order of `rates`.
@@ -229,7 +234,8 @@ def table1(
         for (k, objective), radii in by_k[by_k["dataset"] == dataset].groupby(["k", "objective"], sort=False):
             within, best = most_successful(radii, ""), most_successful(radii, "best_")
             highest = _highest(radii, "pristine_success", "pristine_accuracy_lost")
-            model, paper = models[dataset], reported_success(dataset, k, objective)
+            model = models[dataset]
+            paper = NOTHING if dataset in variants else reported_success(dataset, k, objective)
             rows.append(
                 {
                     "dataset": dataset,
@@ -371,7 +377,7 @@ def pretty_table1(first: pd.DataFrame, budget: float) -> pd.DataFrame:
             "data set": first["dataset"],
             "k": first["k"],
             "attack": first["objective"],
-            f"success, loss ≤ {budget:.0%} [95 %]": interval(first, "success"),
+            f"success, loss ≤ {percents(budget)} [95 %]": interval(first, "success"),
             "paper": share(first["paper_success"]),
             "accuracy lost": percent(first["accuracy_lost"]),
             "transfer [95 %]": interval(first, "transfer"),
