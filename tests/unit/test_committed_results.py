@@ -163,6 +163,22 @@ def test_the_readme_has_the_default_run_s_numbers(default: dict[str, pd.DataFram
     assert f"{places}, for {points(together['accuracy_lost_pristine'])} of accuracy" in readme
 
 
+def test_no_attack_succeeds_where_the_page_says_so(default: dict[str, pd.DataFrame]) -> None:
+    table = default["impossibility"]
+    top = table["duplicates"]
+    possible, impossible = table[table["possible"]], table[~table["possible"]]
+    assert (impossible["best_rank"] > top.loc[impossible.index]).all()
+    assert (possible["attack_rank"] <= top.loc[possible.index]).all()
+    assert (table["refuted"] == 0).all()
+    # But for the theorem's own features, attacks get past all but the duplicates: they do move.
+    many = table[(top == 10) & ((table["scaling"] != "none") | (table["bias"] != "none"))]
+    assert (many["attack_rank"] < many["samples"]).all()
+    said = f"in all {len(table)} cases: where it says impossible ({len(impossible)}), no attack"
+    page = read("docs/valuation.md")
+    assert said in page
+    assert f"where it doesn't ({len(possible)}), the attack itself reached the top K" in page
+
+
 def test_the_page_says_what_fairness_costs() -> None:
     costs = pd.read_csv(ROOT / "data/costs.tsv", sep="\t").query("run == 'default'")
     rules = ["encode_table", "train_base_model", "scale_base_model", "attack_fairness"]

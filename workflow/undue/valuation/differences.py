@@ -130,7 +130,7 @@ def _objectives(settings: Mapping[str, Any]) -> list[str]:
     said = []
     if len(set(starts.values())) > 1:
         each = ", ".join(f"{objective} {count}" for objective, count in starts.items())
-        said.append(f"Starts of each objective: {each}; the paper's Table 1 has its last one alone.")
+        said.append(f"Starts of each objective: {each}; the paper's Table 1 is of min_higher alone.")
     if "min_topk" in starts and set(settings["attack.ranks"]) != {top}:
         said.append(f"min_topk pushes down the top {top} whatever k is; the paper's the top k.")
     return said
