@@ -106,8 +106,9 @@ PUBLISHED = [
     for radius in RADII
 ]
 VARIANTS = {name: CONFIG["datasets"][name] for name in DATASETS if "base" in CONFIG["datasets"][name]}
-# What Table 1 says of a data set's features.
+# What the text under Table 1 reads of a data set's features, and of a baseline where there is one.
 FEATURES_NAMED = ("backbone", "image_size", "scaling")
+BASELINE_KEYS = ("baseline.steps", "baseline.batch_size", "baseline.learning_rate")
 
 
 rule summarise_attacks:
@@ -140,9 +141,7 @@ rule summarise_attacks:
                 "influence.damping",
                 "influence.rank_sign",
                 "baseline.weights",
-                "baseline.steps",
-                "baseline.batch_size",
-                "baseline.learning_rate",
+                *(BASELINE_KEYS if CONFIG["baseline"]["weights"] else []),
                 "attack.accuracy_budget",
                 "attack.targets",
                 "attack.seeds",
@@ -150,7 +149,7 @@ rule summarise_attacks:
                 "attack.drop_at",
                 "attack.radii",
                 "attack.ranks",
-                "attack.suppressed_ranks",
+                *(["attack.suppressed_ranks"] if "min_topk" in ATTACK["objectives"] else []),
                 "attack.learning_rates",
                 "attack.solver",
                 "attack.publish",

@@ -29,8 +29,9 @@ def differences(
     Args:
         settings: of the config: model.training, influence.damping, influence.rank_sign, attack.targets,
             attack.seeds, attack.steps, attack.drop_at, attack.radii, attack.learning_rates, attack.ranks,
-            attack.suppressed_ranks, attack.accuracy_budget, attack.publish, attack.solver, the section
-            baseline; and `starts`: objective → from how many seeds it is attacked.
+            attack.accuracy_budget, attack.publish, attack.solver, baseline.weights; with min_topk
+            attack.suppressed_ranks, with a baseline the rest of its section; and `starts`: objective → from
+            how many seeds it is attacked.
         features: data set → its backbone, image_size and scaling.
         models: data set → its model.json.
         variants: variant → its base and what it does differently.
@@ -126,12 +127,12 @@ def _attack(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _objectives(settings: Mapping[str, Any]) -> list[str]:
-    starts, top = settings["starts"], settings["attack.suppressed_ranks"]
-    said = []
+    starts, said = settings["starts"], []
     if len(set(starts.values())) > 1:
         each = ", ".join(f"{objective} {count}" for objective, count in starts.items())
         said.append(f"Starts of each objective: {each}; the paper's Table 1 is of min_higher alone.")
-    if "min_topk" in starts and set(settings["attack.ranks"]) != {top}:
+    top = settings["attack.suppressed_ranks"] if "min_topk" in starts else None
+    if top is not None and set(settings["attack.ranks"]) != {top}:
         said.append(f"min_topk pushes down the top {top} whatever k is; the paper's the top k.")
     return said
 
