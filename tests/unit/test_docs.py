@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "make reproduce": f"{ENVIRONMENT}::test_reproduce_runs_the_default_and_says_where_the_figures_are",
     "make reproduce PRESET=paper": f"{ENVIRONMENT}::test_reproduce_with_a_preset",
     "make reproduce PRESET=mnist5k": f"{ENVIRONMENT}::test_reproduce_with_a_preset",
+    "make reproduce PRESET=mirror": f"{ENVIRONMENT}::test_reproduce_with_a_preset",
     "make reproduce PRESET=variants": f"{ENVIRONMENT}::test_reproduce_with_a_preset",
     'make reproduce PIP_ARGS="--extra-index-url URL"': f"{ENVIRONMENT}::test_pip_gets_further_options",
     "make help": f"{ENVIRONMENT}::test_help_is_the_default_and_lists_every_target",

@@ -276,6 +276,7 @@ def test_reproduce_runs_the_default_and_says_where_the_figures_are(make: Make) -
     [
         ("paper", "results/presets/paper"),
         ("mnist5k", "results/presets/mnist5k"),
+        ("mirror", "results/presets/mirror"),
         ("variants", "results/presets/variants"),
         ("gpu", "results"),
     ],
