@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -263,9 +263,18 @@ def test_the_attack_succeeds_where_the_baseline_does_not(protocol: dict[str, pd.
 def test_the_page_has_the_protocol_s_table(protocol: dict[str, pd.DataFrame]) -> None:
     attack, baseline = table1_rows(protocol, "min_higher"), table1_rows(protocol, "baseline")
     page = read("docs/valuation.md")
+    assert beside_the_paper(attack, baseline, reported) in page
+
+
+def beside_the_paper(
+    attack: list[dict[Hashable, Any]],
+    baseline: list[dict[Hashable, Any]],
+    paper: Callable[[str, str], list[str]],
+) -> str:
+    """The lines of a page's table: rows of Table 1, and the paper's cells by objective and rate."""
     lines = [
         ("**attack, at most 3 points lost**", [quoted(row, "success") for row in attack]),
-        ("the paper", reported("min_higher", "success")),
+        ("the paper", paper("min_higher", "success")),
         ("C; points lost", [radius_and_points(row, "") for row in attack]),
         (
             "budget and C by the pristine half, as in the paper",
@@ -273,15 +282,15 @@ def test_the_page_has_the_protocol_s_table(protocol: dict[str, pd.DataFrame]) ->
         ),
         ("transfer", [quoted(row, "transfer") for row in attack]),
         ("**attack, at any cost**", [quoted(row, "best_success") for row in attack]),
-        ("the paper", reported("min_higher", "best_success")),
+        ("the paper", paper("min_higher", "best_success")),
         ("C; points lost", [radius_and_points(row, "best_") for row in attack]),
         ("transfer", [quoted(row, "best_transfer") for row in attack]),
         ("**baseline, at most 3 points lost**", [quoted(row, "success") for row in baseline]),
-        ("the paper", reported("baseline", "success")),
+        ("the paper", paper("baseline", "success")),
         ("**baseline, at any cost**", [quoted(row, "best_success") for row in baseline]),
-        ("the paper", reported("baseline", "best_success")),
+        ("the paper", paper("baseline", "best_success")),
     ]
-    assert "".join(line([name, *cells]) for name, cells in lines) in page
+    return "".join(line([name, *cells]) for name, cells in lines)
 
 
 @pytest.fixture(scope="module")
@@ -324,29 +333,11 @@ def test_the_page_has_the_copies_table(mirror: dict[str, pd.DataFrame]) -> None:
     rows = mirror["table1"].set_index(["dataset", "k", "objective"]).to_dict("index")
     which = [(name, k) for name in COPIES for k in (1, 300)]
     attack, baseline = ([rows[*each, name] for each in which] for name in ("min_higher", "baseline"))
-    paper, weak = (
-        [reported_success(name, k, objective) for name, k in which]
-        for objective in ("min_higher", "baseline")
-    )
-    lines = [
-        ("**attack, at most 3 points lost**", [quoted(row, "success") for row in attack]),
-        ("C; points lost", [radius_and_points(row, "") for row in attack]),
-        ("transfer", [quoted(row, "transfer") for row in attack]),
-        (
-            "budget and C by the pristine half, as in the paper",
-            [f"{row['highest_success']:.2f}" for row in attack],
-        ),
-        ("the paper", [f"{each.success:.2f}" for each in paper]),
-        ("**attack, at any cost**", [quoted(row, "best_success") for row in attack]),
-        ("C; points lost", [radius_and_points(row, "best_") for row in attack]),
-        ("transfer", [quoted(row, "best_transfer") for row in attack]),
-        ("the paper", [f"{each.best_success:.2f}" for each in paper]),
-        ("**baseline, at most 3 points lost**", [quoted(row, "success") for row in baseline]),
-        ("the paper", [f"{each.success:.2f}" for each in weak]),
-        ("**baseline, at any cost**", [quoted(row, "best_success") for row in baseline]),
-        ("the paper", [f"{each.best_success:.2f}" for each in weak]),
-    ]
-    assert "".join(line([name, *cells]) for name, cells in lines) in read("docs/valuation.md")
+
+    def paper(objective: str, rate: str) -> list[str]:
+        return [f"{getattr(reported_success(name, k, objective), rate):.2f}" for name, k in which]
+
+    assert beside_the_paper(attack, baseline, paper) in read("docs/valuation.md")
     assert {row["targets"] for row in [*attack, *baseline]} == {15}
     for first, second in zip(attack, baseline, strict=True):
         assert first["success_low"] > second["success_high"]

@@ -131,9 +131,10 @@ def _objectives(settings: Mapping[str, Any]) -> list[str]:
     if len(set(starts.values())) > 1:
         each = ", ".join(f"{objective} {count}" for objective, count in starts.items())
         said.append(f"Starts of each objective: {each}; the paper's Table 1 is of min_higher alone.")
-    top = settings["attack.suppressed_ranks"] if "min_topk" in starts else None
-    if top is not None and set(settings["attack.ranks"]) != {top}:
-        said.append(f"min_topk pushes down the top {top} whatever k is; the paper's the top k.")
+    if "min_topk" in starts:
+        top = settings["attack.suppressed_ranks"]
+        if settings["attack.ranks"] != [top]:
+            said.append(f"min_topk pushes down the top {top} whatever k is; the paper's the top k.")
     return said
 
 
