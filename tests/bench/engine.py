@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import problems
 from undue.calculus.lanes import norm
-from undue.calculus.linear import PRODUCT_ROWS
+from undue.calculus.linear import multiply
 from undue.device import takes_bfloat16
 from undue.randomness import stream
 from undue.valuation.attack import Lane, Plan, Walk, attack_gradient, starts
-from undue.valuation.calculator import PRINCIPAL_STEPS, Calculator, Setting
+from undue.valuation.calculator import Calculator, Setting
 from undue.valuation.objectives import min_higher
 
 RADIUS = 0.2
@@ -39,10 +42,8 @@ PLAN = Plan(
     monitor_every=1,
     memory=math.inf,
 )
-# Products of a step outside its solvers' iterations. With the training samples: outputs at θ, the residuals
-# of two warm starts, the second right-hand side, the gradient. With a test half: outputs of either half at θ,
-# the first right-hand side, and a Hessian product.
-TRAINING_PRODUCTS, HALF_PRODUCTS = 5, 5
+# How torch calls them; the factors are the last two arguments.
+MATRIX_PRODUCTS = frozenset({torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_})
 # Lanes whose residuals are recomputed at a time: float64 is not to take more memory than the attack.
 LANES_CHECKED = 8
 
@@ -153,58 +154,75 @@ def true_residual(calculator: Calculator, at: Iterate) -> float:
     return float(torch.cat(worst).max())
 
 
-def matrix_products(
-    calculator: Calculator, width: int, *, solver: int, preconditioner: int, other: int
-) -> float:
-    """Seconds that the matrix products of a step take alone, by turns XV (n, width) and XᵀZ (d, width).
+class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts operations in matrix products while it is entered.
+
+    Attributes:
+        operations: two for each multiplication, by kind of product: with all features or with the principal
+            ones alone, and the precision.
+    """
+
+    def __init__(self, calculator: Calculator) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._features = calculator.problem.train.shape[0]
+        self.operations: Counter[tuple[str, torch.dtype]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by torch instead of each operation."""
+        if func.overloadpacket in MATRIX_PRODUCTS:
+            a, b = args[-2:]
+            kind = "whole" if self._features in (*a.shape, *b.shape) else "principal"
+            self.operations[kind, a.dtype] += 2 * a.shape[0] * a.shape[1] * b.shape[1]
+        return func(*args, **(kwargs or {}))
+
+
+def matrix_products(setting: Setting, lanes: Sequence[Lane], *, steps: int, seed: int) -> dict[str, float]:
+    """What `walk` does in matrix products, without monitoring, in a step.
+
+    Returns:
+        So many times the product of all training samples' features, whole or principal ones alone, with
+        parameters of all lanes, by kind and precision: "whole float32", …
+    """
+    calculator = setting.calculator
+    with Products(calculator) as counted:
+        walk(setting, lanes, steps=steps, monitor=False, seed=seed)
+    n, (d, k) = calculator.problem.train.samples, calculator.problem.train.shape
+    features = {"whole": d, "principal": calculator.principal}
+    return {
+        f"{kind} {str(dtype).removeprefix('torch.')}": count
+        / (2 * n * features[kind] * k * len(lanes) * steps)
+        for (kind, dtype), count in counted.operations.items()
+    }
+
+
+def products_alone(calculator: Calculator, width: int, counts: Mapping[str, float]) -> float:
+    """Seconds that so many matrix products take alone, half of them XV, half XᵀZ.
 
     Args:
         calculator: whose data and precisions.
-        width: columns, outputs times lanes.
-        solver: products of the solver's iterations.
-        preconditioner: products with the principal features alone.
-        other: products of everything else, in the precision of the data; those with a test half count in
-            proportion to its size.
+        width: columns of V (d, width) and Z (n, width), outputs times lanes.
+        counts: by kind and precision, see `matrix_products`.
     """
-    x = calculator.problem.train.x
-    seconds = _products(x, x.T, width, other)
-    if calculator.copies:
-        return seconds + _products(calculator.copies.x, calculator.copies.transposed, width, solver)
-    seconds += _products(x, x.T, width, solver)
-    if preconditioner:
-        principal = x[:, -calculator.principal :]
-        seconds += _products(principal, principal.T, width, preconditioner)
+    x, m = calculator.problem.train.x, calculator.principal
+    whole = {"float32": (x, x.T)}
+    if calculator.copies is not None:
+        whole["bfloat16"] = (calculator.copies.x, calculator.copies.transposed)
+    seconds = 0.0
+    for key, count in counts.items():
+        kind, dtype = key.split()
+        features, transposed = whole[dtype]
+        if kind == "principal":
+            features, transposed = features[:, -m:], transposed[-m:]
+        seconds += count * _product(features, transposed, width, math.ceil(count / 2))
     return seconds
 
 
-def preconditioner_products(calculator: Calculator, iterations: float) -> int:
-    """Products with the principal features in a step's two solves: two a step of each application.
-
-    Each iteration applies it once; the first of its steps begins at zero, where the product is known.
-    """
-    if calculator.copies or not calculator.principal:
-        return 0
-    return round(2 * PRINCIPAL_STEPS * iterations)
-
-
-def other_products(calculator: Calculator) -> int:
-    """Products outside the solvers' iterations, as so many with all training samples."""
-    problem = calculator.problem
-    return round(TRAINING_PRODUCTS + HALF_PRODUCTS * problem.shared.samples / problem.train.samples)
-
-
-def _products(x: Tensor, transposed: Tensor, width: int, count: int) -> float:
-    """Half of them XV, half XᵀZ, each in the fastest of several ways."""
+def _product(x: Tensor, transposed: Tensor, width: int, runs: int) -> float:
+    """Seconds of XV or XᵀZ, the mean of both, each in the fastest of several ways."""
     v, z = x.new_full((x.shape[1], width), 1e-3), x.new_full((x.shape[0], width), 1e-3)
-
-    def in_blocks() -> None:
-        for rows in range(0, len(x), PRODUCT_ROWS):
-            torch.mm(x[rows : rows + PRODUCT_ROWS], v, out=z[rows : rows + PRODUCT_ROWS])
-
-    forward = (lambda: torch.mm(x, v, out=z), in_blocks)
+    forward = (lambda: torch.mm(x, v, out=z), lambda: multiply(x, v, z))
     backward = (lambda: torch.mm(transposed, z, out=v), lambda: torch.mm(z.T, x))
-    each = -(-count // 2)
-    return count * (_fastest(forward, each) + _fastest(backward, each)) / 2
+    return (_fastest(forward, runs) + _fastest(backward, runs)) / 2
 
 
 def _fastest(ways: Sequence[Callable[[], object]], count: int) -> float:
@@ -242,13 +260,8 @@ def measure(folder: str, *, lanes: int, steps: int, products: str, seed: int) ->
     monitored = walk(setting, attacks, steps=steps, monitor=True, seed=seed)
     peak = peak_rss()
     plain = walk(setting, attacks, steps=steps, monitor=False, seed=seed)
-    iterations = float(plain.iterations.mean())
-    counts = {
-        "solver": round(2 * iterations),
-        "preconditioner": preconditioner_products(setting.calculator, iterations),
-        "other": other_products(setting.calculator),
-    }
-    alone = matrix_products(setting.calculator, k * lanes, **counts)
+    counts = matrix_products(setting, attacks, steps=steps, seed=seed)
+    alone = products_alone(setting.calculator, k * lanes, counts)
     residual = max(true_residual(setting.calculator, at) for at in plain.kept)
     each = steps * lanes
     return {
@@ -257,7 +270,7 @@ def measure(folder: str, *, lanes: int, steps: int, products: str, seed: int) ->
         "matmul_s": alone / lanes,
         "matmul_products": counts,
         "principal": setting.calculator.principal,
-        "iterations": iterations,
+        "iterations": float(plain.iterations.mean()),
         "iterations_monitored": float(monitored.iterations.mean()),
         "lanes": lanes,
         "steps": steps,

@@ -23,6 +23,14 @@ def test_the_basis_is_orthogonal_and_diagonalises() -> None:
     torch.testing.assert_close(rotated.square().mean(dim=0), basis.moments, rtol=1e-10, atol=1e-12)
 
 
+def test_a_basis_in_single_precision() -> None:
+    basis, theta = Eigenbasis.of(make_risk(Softmax(), n=50, d=7).x), normal(7, 3, 2, seed=1)
+    single = basis.to(torch.float32)
+    assert single.vectors.dtype == single.moments.dtype == torch.float32
+    torch.testing.assert_close(single.to_basis(theta.float()), basis.to_basis(theta).float())
+    torch.testing.assert_close(single.from_basis(theta.float()), basis.from_basis(theta).float())
+
+
 def test_the_bias_is_left_alone() -> None:
     x = make_risk(Softmax(), n=50, d=7).x
     x[:, -1] = 3.0

@@ -10,8 +10,8 @@ from problems import LINKS, loss, losses, make_risk, make_theta, normal
 from torch import Tensor
 from torch.func import grad, hessian, jacrev, jvp
 
-from undue.calculus import linear
-from undue.calculus.lanes import norm
+from undue.calculus import lanes, linear
+from undue.calculus.lanes import dot, norm
 from undue.calculus.linear import (
     Bfloat16,
     LinearPoint,
@@ -445,6 +445,17 @@ def test_weights_and_lanes_of_coarse_products(link: Link) -> None:
     close(coarse.hvp(broken, each)[..., :2], found[..., :2], 0)
 
 
+@links
+def test_the_last_features_of_a_coarse_point(link: Link) -> None:
+    """The same as of vectors that are zero elsewhere, in the last rows."""
+    risk, point, w = coarse_problem(link, torch.float32)
+    coarse, v = point.coarse(Bfloat16.of(risk)), make_theta(risk, LANES, seed=11).float()
+    v[:-2] = 0
+    close(coarse.last(2).hvp(v[-2:], w), coarse.hvp(v, w)[-2:], COARSE)
+    index = torch.tensor([1])
+    close(coarse.last(2).narrow(index).hvp(v[-2:][..., index], w), coarse.hvp(v, w)[-2:][..., index], COARSE)
+
+
 def test_bfloat16_copies_are_rounded_features_in_both_orders() -> None:
     risk = make_risk(Softmax()).to(torch.float32)
     copies = Bfloat16.of(risk)
@@ -589,3 +600,13 @@ def test_a_coarse_point_of_some_lanes(link: Link) -> None:
     assert float((part - whole[..., index]).norm() / whole.norm()) < COARSE
     # Each has its own room for what it computes on the way.
     close(coarse.hvp(v, w), whole, 0)
+
+
+@pytest.mark.parametrize("numbers", [1, 7, 100, 1 << 18])
+def test_dots_in_parts(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "PART_NUMBERS", numbers)
+    a, b = normal(11, 3, LANES, seed=1), normal(11, 3, LANES, seed=2)
+    close(dot(a, b), torch.einsum("dkl,dkl->l", a, b))
+    # One weight for all lanes, and none of anything.
+    close(dot(a[:, 0, :1], b[:, 0]), torch.einsum("n,nl->l", a[:, 0, 0], b[:, 0]))
+    close(dot(a[:0], b[:0]), torch.zeros(LANES).double())

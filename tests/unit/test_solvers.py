@@ -211,19 +211,6 @@ def test_outputs_are_carried_along(warm: bool) -> None:
     widths: list[int] = []
     product = Narrowing(matrices, widths)
 
-    class OnOutputs:
-        """The outputs of a vector are its product, so that the two have to belong together."""
-
-        def __init__(self, of: Narrowing) -> None:
-            self._of = of
-
-        def __call__(self, v: Projection) -> Tensor:
-            torch.testing.assert_close(v.outputs, v.vector)
-            return self._of(v.outputs)
-
-        def narrow(self, lanes: Tensor) -> OnOutputs:
-            return OnOutputs(self._of.narrow(lanes))
-
     projected: list[int] = []
 
     def project(v: Tensor) -> Projection:
@@ -699,6 +686,20 @@ class Narrowing:
         return Narrowing(self._matrices[lanes], self.widths)
 
 
+class OnOutputs:
+    """Takes vectors with their outputs, here copies of them; the two have to belong together."""
+
+    def __init__(self, of: Narrowing) -> None:
+        self._of = of
+
+    def __call__(self, v: Projection) -> Tensor:
+        torch.testing.assert_close(v.outputs, v.vector)
+        return self._of(v.outputs)
+
+    def narrow(self, lanes: Tensor) -> OnOutputs:
+        return OnOutputs(self._of.narrow(lanes))
+
+
 def uneven() -> tuple[Tensor, Tensor]:
     """Lanes from easy to hard in no order; zero, not positive definite and not a number among them."""
     parts = [
@@ -772,6 +773,43 @@ def test_refinement_with_an_operator_that_narrows() -> None:
     torch.testing.assert_close(narrow.x, wide.x, rtol=1e-9, atol=1e-12)
     assert torch.equal(narrow.iterations, wide.iterations)
     assert min(widths) < 5
+
+
+def test_lanes_that_are_refined_already_are_left_behind() -> None:
+    """Each goes where it goes beside the others, with narrower products; also one that no round helps."""
+    matrices, b = torch.cat([positive(4, condition=20.0), -positive(1)]), normal(*SHAPE, 5, seed=1)
+    start = solved(matrices, b)
+    start[..., [0, 4]] = 0
+    start[..., 3] += 1e-3
+    widths: dict[str, list[int]] = {"exact": [], "inner": []}
+
+    def go(*, narrowing: bool) -> Solution:
+        exact: Any = OnOutputs(Narrowing(matrices, widths["exact"]))
+        inner: Any = Narrowing(coarse(matrices), widths["inner"])
+        return refine(
+            exact if narrowing else lambda v: exact(v),
+            b,
+            project=lambda v: Projection(v, v.clone()),
+            inner=inner if narrowing else lambda v: inner(v),
+            inner_limit=LIMIT,
+            tolerance=1e-8,
+            start=Projection(start, start.clone()),
+        )
+
+    wide = go(narrowing=False)
+    assert set(widths["exact"]) == set(widths["inner"]) == {5}
+    for each in widths.values():
+        each.clear()
+    narrow = go(narrowing=True)
+    assert narrow.converged.tolist() == wide.converged.tolist() == [True] * 4 + [False]
+    torch.testing.assert_close(narrow.x, wide.x, rtol=1e-9, atol=1e-12)
+    assert narrow.projection is not None
+    torch.testing.assert_close(narrow.projection.outputs, narrow.x)
+    assert torch.equal(narrow.iterations, wide.iterations)
+    # All lanes' residuals to begin with, then those of the three that have some way to go, and of two.
+    assert widths["exact"][:2] == [5, 3]
+    assert widths["exact"][-1] <= 2
+    assert max(widths["inner"]) == 3
 
 
 def test_an_operator_may_return_what_it_was_given() -> None:

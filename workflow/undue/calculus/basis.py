@@ -18,8 +18,8 @@ class Eigenbasis:
     """An orthogonal basis of feature space; the last feature, the bias, is left alone.
 
     Attributes:
-        vectors: the basis as columns (d, d), float64.
-        moments: mean square of each rotated feature over the data the basis was made of (d,), float64.
+        vectors: the basis as columns (d, d); float64 when made.
+        moments: mean square of each rotated feature over the data the basis was made of (d,).
     """
 
     vectors: Tensor
@@ -37,6 +37,10 @@ class Eigenbasis:
         vectors[:-1, :-1] = inner
         bias = x[:, -1:].double().square().mean(dim=0)
         return cls(vectors, torch.cat([moments.clamp(min=0), bias]))
+
+    def to(self, dtype: torch.dtype) -> Eigenbasis:
+        """The same basis in another precision."""
+        return Eigenbasis(self.vectors.to(dtype), self.moments.to(dtype))
 
     def rotate(self, x: Tensor) -> Tensor:
         """Features (n, d) in this basis."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 # A chunk's (rows, k, L) temporaries hold about this many numbers: small enough for the cache,
 # large enough for the matrix product.
-CHUNK_NUMBERS = 1 << 18
+CHUNK_NUMBERS = 1 << 19
 CHUNK_ROWS = 256
 # Below this many columns Xᵀz is several times slower than the transpose of zᵀX, for the library behind torch.
 NARROW = 256
@@ -244,14 +244,18 @@ class LinearRisk:
     def project(self, v: Tensor) -> Projection:
         """Compute the outputs X v of a vector (d, k, L) once, to pass it wherever a vector is taken."""
         outputs = v.new_empty(self.samples, *v.shape[1:])
-        columns, into = v.reshape(v.shape[0], -1), outputs.view(self.samples, -1)
-        for rows in _parts(self.samples, self.samples if self.x.is_cuda else PRODUCT_ROWS):
-            torch.mm(self.x[rows], columns, out=into[rows])
+        multiply(self.x, v.reshape(v.shape[0], -1), outputs.view(self.samples, -1))
         return Projection(v, outputs)
 
     def at(self, theta: Tensor) -> LinearPoint:
         """Evaluate the outputs of all samples once, for the operations at θ (d, k, L)."""
         return LinearPoint(self, theta)
+
+
+def multiply(x: Tensor, columns: Tensor, into: Tensor) -> None:
+    """Write X (n, d) times columns (d, m) into a tensor (n, m), so many rows at a time as is fastest."""
+    for rows in _parts(len(x), len(x) if x.is_cuda else PRODUCT_ROWS):
+        torch.mm(x[rows], columns, out=into[rows])
 
 
 def _parts(samples: int, size: int) -> Iterator[slice]:
@@ -286,7 +290,7 @@ class LinearPoint:
 
     def _chunks(self) -> Iterator[slice]:
         x, width = self.risk.x, self.risk.shape[1] * self.lanes
-        size = max(CHUNK_ROWS, CHUNK_NUMBERS // width)
+        size = max(CHUNK_ROWS, CHUNK_NUMBERS // width // CHUNK_ROWS * CHUNK_ROWS)
         if width < SLIM and not x.is_cuda:
             size = max(CHUNK_ROWS, min(size, SLIM_BYTES // (x.shape[1] * x.element_size())))
         return _parts(self.risk.samples, size)
@@ -441,6 +445,10 @@ class Bfloat16:
         x = risk.x.bfloat16()
         return cls(x, x.T.contiguous())
 
+    def last(self, features: int) -> Bfloat16:
+        """The last features alone, in the same memory."""
+        return Bfloat16(self.x[:, -features:], self.transposed[-features:])
+
 
 class CoarsePoint:
     """Hessian products of a linear risk from products in bfloat16: right to about three digits, and fast.
@@ -458,12 +466,18 @@ class CoarsePoint:
         """The point of the chosen lanes alone."""
         return CoarsePoint(self._point.narrow(lanes), self._copies)
 
+    def last(self, features: int) -> CoarsePoint:
+        """The point as a function of the last features' parameters alone; the others' stay as they are."""
+        return CoarsePoint(self._point.last(features), self._copies.last(features))
+
     def hvp(self, v: Tensor, w: Tensor) -> Tensor:
         """Σ_i w_i ∇²ℓ_i v (d, k, L)."""
         point, link = self._point, self._point.risk.link
-        narrow = v.reshape(v.shape[0], -1).to(torch.bfloat16)
+        # The coefficients take the place of the outputs, a chunk at a time: memory, and wide products.
+        torch.mm(self._copies.x, v.reshape(v.shape[0], -1).to(torch.bfloat16), out=self._coefficients)
         for rows in point._chunks():
-            outputs = torch.mm(self._copies.x[rows], narrow).to(v.dtype).view(-1, *v.shape[1:])
+            coefficients = self._coefficients[rows]
+            outputs = coefficients.to(v.dtype).view(-1, *v.shape[1:])
             curve = link.curve(point._state[rows], point.risk.y[rows], outputs)
-            self._coefficients[rows] = curve.mul_(point._weights(rows, w)).view(len(curve), -1)
+            coefficients.copy_(curve.mul_(point._weights(rows, w)).view_as(coefficients))
         return torch.mm(self._copies.transposed, self._coefficients).to(v.dtype).view_as(v)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from undue.calculus.lanes import dot
-from undue.calculus.linear import LinearPoint, LinearRisk, Projection
+from undue.calculus.linear import CoarsePoint, LinearPoint, LinearRisk, Projection
 from undue.calculus.risk import Point, Risk
 
 R = TypeVar("R", bound=Risk, covariant=True)
@@ -94,7 +94,7 @@ class Objective(Generic[R]):
         """v ↦ H_δ v on vectors (d, k, L), H_δ = Σ w_i ∇²ℓ_i + λ + δ."""
         return Hessian(point, self.weights, self.ridge() + damping)
 
-    def last_block(self, point: LinearPoint, features: int, damping: float = 0.0) -> Hessian:
+    def last_block(self, point: LinearPoint | CoarsePoint, features: int, damping: float = 0.0) -> Hessian:
         """The block of H_δ that belongs to the last features, on vectors (features, k, L)."""
         return Hessian(point.last(features), self.weights, (self.ridge() + damping)[-features:])
 

@@ -48,7 +48,7 @@ DRIFT_IGNORED = 0.1
 # Refinement aims at this share of the tolerance, so that rounding does not cost another round.
 AIM = 0.7
 # No inner solve asks a coarse operator for more than this relative residual.
-COARSE_LIMIT = 5e-3
+COARSE_LIMIT = 1e-3
 MAX_ROUNDS = 6
 
 
@@ -179,14 +179,12 @@ def conjugate_gradient(
     finished, lanes = going, torch.arange(b.shape[-1], device=b.device)
     for _ in range(max_iterations):
         active = (going.residual > going.tolerance) & ~going.stuck
-        count = int(active.sum())
-        if count == 0:
+        if not bool(active.any()):
             break
-        if 4 * count <= 3 * len(active) and isinstance(here, LaneOperator):
-            keep = torch.nonzero(active)[:, 0]
+        if (few := _few(active, here)) is not None:
             if going is not finished:
                 finished.put(lanes, going)
-            going, here, lanes, active = going.take(keep), here.narrow(keep), lanes[keep], active[keep]
+            going, here, lanes, active = going.take(few), _narrowed(here, few), lanes[few], active[few]
         going.advance(here, project, active, verify=verify)
     if going is not finished:
         finished.put(lanes, going)
@@ -249,12 +247,7 @@ class _Lanes:
     def take(self, lanes: Tensor) -> _Lanes:
         """Some of the lanes, on their own."""
 
-        def chosen(part: Any) -> Any:
-            if isinstance(part, Tensor):
-                return part[..., lanes]
-            return None if part is None else part.narrow(lanes)
-
-        return _Lanes(**{name: chosen(part) for name, part in vars(self).items()})
+        return _Lanes(**{name: _narrowed(part, lanes) for name, part in vars(self).items()})
 
     def put(self, lanes: Tensor, others: _Lanes) -> None:
         """Where the others, which are these lanes, have come to."""
@@ -357,30 +350,50 @@ def refine(
         active = moving & (residual > tolerance)
         if not bool(active.any()):
             break
+        lanes = torch.arange(len(active), device=b.device)
+        part: slice | Tensor = slice(None)
+        exact, coarse, approximate = operator, inner, preconditioner
+        if (few := _few(active, operator, inner)) is not None:
+            lanes = part = few
+            exact, coarse, approximate = (_narrowed(each, few) for each in (exact, coarse, approximate))
         correction = conjugate_gradient(
-            inner,
-            (r * active).to(inner_dtype or r.dtype),
-            tolerance=(AIM * tolerance / residual).clamp(min=inner_limit),
-            preconditioner=preconditioner,
+            coarse,
+            (r[..., part] * active[part]).to(inner_dtype or r.dtype),
+            tolerance=(AIM * tolerance / residual[part]).clamp(min=inner_limit),
+            preconditioner=approximate,
             verify=False,
         )
-        trial = project(x.vector + correction.x.to(b))
-        trial_r = b - operator(trial)
-        reached = norm(trial_r) / scale
-        moving &= reached < residual / 2
-        better = active & (reached < residual)
-        x = trial if bool(better.all()) else _pick(better, trial, x)
-        r = torch.where(better, trial_r, r)
-        residual = torch.where(better, reached, residual)
-        iterations += correction.iterations
+        trial = project(x.vector[..., part] + correction.x.to(b))
+        trial_r = b[..., part] - exact(trial)
+        reached = norm(trial_r) / scale[part]
+        moving[part] &= reached < residual[part] / 2
+        better = active[part] & (reached < residual[part])
+        chosen = lanes[better]
+        if len(chosen) == len(active):
+            x, r = trial, trial_r
+        else:
+            x.vector[..., chosen], x.outputs[..., chosen] = (
+                trial.vector[..., better],
+                trial.outputs[..., better],
+            )
+            r[..., chosen] = trial_r[..., better]
+        residual[chosen] = reached[better]
+        iterations[part] += correction.iterations
     return Solution(x.vector, residual, iterations, tolerance, x)
 
 
-def _pick(lanes: Tensor, chosen: Projection, other: Projection) -> Projection:
-    """The chosen projection in some lanes (L,), the other one elsewhere."""
-    return Projection(
-        torch.where(lanes, chosen.vector, other.vector), torch.where(lanes, chosen.outputs, other.outputs)
-    )
+def _few(active: Tensor, *operators: object) -> Tensor | None:
+    """The active lanes (m,) if they are to go on alone: once a quarter stand still, and all operators can."""
+    lanes = torch.nonzero(active)[:, 0]
+    worth = 4 * len(lanes) <= 3 * len(active)
+    return lanes if worth and all(isinstance(each, LaneOperator) for each in operators) else None
+
+
+def _narrowed(part: Any, lanes: Tensor) -> Any:
+    """A tensor (…, L), an operator or a preconditioner of some of the lanes alone; nothing of nothing."""
+    if isinstance(part, Tensor):
+        return part[..., lanes]
+    return None if part is None else part.narrow(lanes)
 
 
 def dense_matrix(operator: Operator, like: Tensor) -> Tensor:

@@ -344,7 +344,7 @@ class Walk:
         rates: Tensor,
         plan: Plan,
     ) -> None:
-        self._calculator, self._basis, self._plan = calculator, basis, plan
+        self._calculator, self._basis, self._plan = calculator, basis.to(centre.dtype), plan
         if not bool((norm(centre) > 0).all()):
             raise UserError(
                 "θ* is zero, so that a ball of C‖θ*‖ around it is a point",

@@ -14,11 +14,11 @@ from torch import Tensor
 from undue.arrays import read_arrays
 from undue.calculus.basis import Eigenbasis
 from undue.calculus.influence import influence, ranks
-from undue.calculus.linear import Bfloat16, LinearPoint, Projection
+from undue.calculus.linear import Bfloat16, CoarsePoint, LinearPoint, LinearRisk, Projection
 from undue.calculus.lissa import Recipe, lissa, mini_batches
 from undue.calculus.objective import Objective
 from undue.calculus.principal import Principal
-from undue.calculus.solvers import COARSE_LIMIT, Solution, conjugate_gradient, refine
+from undue.calculus.solvers import COARSE_LIMIT, Preconditioner, Solution, conjugate_gradient, refine
 from undue.data.problem import Problem, load_problem
 from undue.device import choose_device, takes_bfloat16
 from undue.files import read_json
@@ -126,28 +126,31 @@ class Calculator:
                 tolerance=tolerance,
                 key="attack.lissa_scale",
             )
-        diagonal = objective.preconditioner(train, DEPENDENCE * self.moments, self.damping)
+        curved = train if self.copies is None else train.coarse(self.copies)
+        preconditioner = self._preconditioner(objective, train, curved)
         if self.copies is None:
-            rows = self.principal
-            block = objective.last_block(train, rows, self.damping)
             return conjugate_gradient(
-                exact,
-                b,
-                project=project,
-                tolerance=tolerance,
-                start=start,
-                preconditioner=Principal(block, rows, diagonal, PRINCIPAL_STEPS) if rows else diagonal,
+                exact, b, project=project, tolerance=tolerance, start=start, preconditioner=preconditioner
             )
         return refine(
             exact,
             b,
             project=project,
-            inner=objective.hessian(train.coarse(self.copies), self.damping),
+            inner=objective.hessian(curved, self.damping),
             inner_limit=COARSE_LIMIT,
             tolerance=tolerance,
             start=start,
-            preconditioner=diagonal,
+            preconditioner=preconditioner,
         )
+
+    def _preconditioner(
+        self, objective: Objective[LinearRisk], train: LinearPoint, curved: LinearPoint | CoarsePoint
+    ) -> Tensor | Preconditioner:
+        """Of H_δ at the training point, given that or its coarse copy for the products."""
+        diagonal = objective.preconditioner(train, DEPENDENCE * self.moments, self.damping)
+        if not (rows := self.principal):
+            return diagonal
+        return Principal(objective.last_block(curved, rows, self.damping), rows, diagonal, PRINCIPAL_STEPS)
 
     def score(
         self,
