@@ -149,9 +149,11 @@ def write(bench: Bench, path: Path) -> None:
 
 
 def _sizes_text(bench: Bench) -> list[str]:
-    first = max(bench["sizes"].values(), key=lambda size: size.get("busy_before", 0))
+    sizes = bench["sizes"]
+    first = max(sizes.values(), key=lambda size: size.get("busy_before", 0))
+    alike = all(size["machine"] == first["machine"] for size in sizes.values())
     return [
-        _where(first),
+        _where(first) if alike else " ".join(f"{name}: {_where(size)}" for name, size in sizes.items()),
         "Seconds of one attack's step, without / with ranking on the pristine half; ours is the mean over "
         f"{first['steps']} steps from a cold start. Residual: the worst of the solves at three of them, in "
         f"float64, (!) where it exceeds {RESIDUAL:g}. The published step goes through the samples one by "

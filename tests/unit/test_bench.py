@@ -364,6 +364,16 @@ def test_the_tables_say_what_is_extrapolated_and_predicted(tmp_path: Path) -> No
     assert "a processor, 2 threads, torch 2; 0.0 cores busy beforehand.\n" in text
 
 
+def test_a_record_of_several_machines_names_each(tmp_path: Path) -> None:
+    bench = made_up()
+    bench["sizes"]["cifar"] |= {"machine": {"cpu": "another", "torch": "2"}}
+    show.write(bench, tmp_path / "bench.md")
+    text = (tmp_path / "bench.md").read_text(encoding="utf-8")
+    each = [f"{name}: {show._where(size)}" for name, size in bench["sizes"].items()]
+    assert f"\n\n{' '.join(each)}\n\n" in text
+    assert "cifar: another, 2 threads" in text
+
+
 def test_the_figures_are_drawn(tmp_path: Path) -> None:
     show.draw(made_up(), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"bench.png", "double_backward.png"}

@@ -476,7 +476,8 @@ def test_a_step_of_the_attack_is_faster_than_the_published_recipe_s(bench: dict[
     for size in sizes.values():
         assert size["residual_float64"] <= 1e-3
         assert size["ratio"] >= 100
-        assert size["ratio_matmul"] <= 1.4
+        # Products in bfloat16 take a third of the time, what is between them as long as ever.
+        assert size["ratio_matmul"] <= (2 if size["dtype_solver_products"] == "bfloat16" else 1.4)
         assert size["peak_rss_bytes"] < 5 * 2**30
         assert not size["extrapolated"]
     readme = read("README.md")
@@ -486,6 +487,8 @@ def test_a_step_of_the_attack_is_faster_than_the_published_recipe_s(bench: dict[
         listed([f"{size[key]:.0f}" for size in sizes.values()]) for key in ("ratio", "ratio_vectorised")
     )
     assert f"takes {each} times as long there, vectorised {at_once} times." in readme
+    shares = listed([f"{100 / size['ratio_matmul']:.0f} %" for size in sizes.values()])
+    assert f"Its matrix products alone take {shares} of the time: " in readme
 
 
 def listed(parts: list[str]) -> str:
