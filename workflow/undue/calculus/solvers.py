@@ -184,7 +184,7 @@ def conjugate_gradient(
         if (few := _few(active, here)) is not None:
             if going is not finished:
                 finished.put(lanes, going)
-            going, here, lanes, active = going.take(few), _narrowed(here, few), lanes[few], active[few]
+            going, here, lanes, active = going.take(few), narrowed(here, few), lanes[few], active[few]
         going.advance(here, project, active, verify=verify)
     if going is not finished:
         finished.put(lanes, going)
@@ -247,7 +247,7 @@ class _Lanes:
     def take(self, lanes: Tensor) -> _Lanes:
         """Some of the lanes, on their own."""
 
-        return _Lanes(**{name: _narrowed(part, lanes) for name, part in vars(self).items()})
+        return _Lanes(**{name: narrowed(part, lanes) for name, part in vars(self).items()})
 
     def put(self, lanes: Tensor, others: _Lanes) -> None:
         """Where the others, which are these lanes, have come to."""
@@ -355,7 +355,7 @@ def refine(
         exact, coarse, approximate = operator, inner, preconditioner
         if (few := _few(active, operator, inner)) is not None:
             lanes = part = few
-            exact, coarse, approximate = (_narrowed(each, few) for each in (exact, coarse, approximate))
+            exact, coarse, approximate = (narrowed(each, few) for each in (exact, coarse, approximate))
         correction = conjugate_gradient(
             coarse,
             (r[..., part] * active[part]).to(inner_dtype or r.dtype),
@@ -389,7 +389,7 @@ def _few(active: Tensor, *operators: object) -> Tensor | None:
     return lanes if worth and all(isinstance(each, LaneOperator) for each in operators) else None
 
 
-def _narrowed(part: Any, lanes: Tensor) -> Any:
+def narrowed(part: Any, lanes: Tensor) -> Any:
     """A tensor (…, L), an operator or a preconditioner of some of the lanes alone; nothing of nothing."""
     if isinstance(part, Tensor):
         return part[..., lanes]

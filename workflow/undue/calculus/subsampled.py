@@ -9,7 +9,7 @@ from torch import Tensor
 
 from undue.calculus.linear import LinearRisk
 from undue.calculus.objective import Objective
-from undue.calculus.solvers import LaneOperator, Preconditioner, Solution, few_steps, refine
+from undue.calculus.solvers import LaneOperator, Preconditioner, Solution, few_steps, narrowed, refine
 
 # Samples that precondition, and steps on their Hessian.
 SAMPLES = 3_000
@@ -86,9 +86,7 @@ class Sampled:
 
     def narrow(self, lanes: Tensor) -> Sampled:
         """Of the chosen lanes alone."""
-        inner = self.preconditioner
-        chosen = inner[..., lanes] if isinstance(inner, Tensor) else inner.narrow(lanes)
-        return Sampled(self.hessian.narrow(lanes), chosen, self.steps)
+        return Sampled(self.hessian.narrow(lanes), narrowed(self.preconditioner, lanes), self.steps)
 
 
 @dataclass(frozen=True)
