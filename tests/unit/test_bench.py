@@ -104,19 +104,22 @@ def test_lanes_are_different_targets_at_both_rates() -> None:
     assert len(set(rows)) == 3
 
 
+@pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("products", ["float32", "bfloat16"])
-def test_the_products_that_are_timed_alone_are_those_of_a_step(folder: Path, products: str) -> None:
+def test_the_products_that_are_timed_alone_are_those_of_a_step(
+    folder: Path, products: str, count: int
+) -> None:
     """Against the operations that torch counts in all matrix products of a walk, and those a solver needs."""
     setting = problems.read(folder, coarse=engine.coarse(products))
-    lanes, steps = engine.lanes_of(200, 4, seed=0), 4
+    lanes, steps = engine.lanes_of(200, count, seed=0), 4
     with FlopCounterMode(display=False) as counter:
         taken = engine.walk(setting, lanes, steps=steps, monitor=False, seed=0)
     counts = engine.matrix_products(setting, lanes, steps=steps, seed=0)
     calculator = setting.calculator
     n, (d, k) = calculator.problem.train.samples, calculator.problem.train.shape
     said = sum(
-        count * (calculator.principal / d if key.startswith("principal") else 1)
-        for key, count in counts.items()
+        each * (calculator.principal / d if key.startswith("principal") else 1)
+        for key, each in counts.items()
     )
     assert counter.get_total_flops() / steps == pytest.approx(said * 2 * n * d * k * len(lanes), rel=1e-9)
     assert set(counts) == {"whole float32", *(f"{kind} {products}" for kind in ("whole", "principal"))}
