@@ -125,7 +125,13 @@ def test_the_products_that_are_timed_alone_are_those_of_a_step(
     assert set(counts) == {"whole float32", *(f"{kind} {products}" for kind in ("whole", "principal"))}
     solvers = 2 * float(taken.iterations.mean())
     # Lanes that have arrived go on with the others for a while.
-    assert solvers <= counts[f"whole {products}"] <= (1.3 * solvers if products == "bfloat16" else 40)
+    exact = counts["whole float32"]
+    if products == "bfloat16":
+        assert solvers <= counts["whole bfloat16"] <= 1.3 * solvers
+    else:
+        exact -= solvers
+    # Outputs, right-hand sides and the gradient; in bfloat16 the residuals of two to four rounds, too.
+    assert 5 < exact < 14
     assert engine.products_alone(calculator, k * len(lanes), counts) > 0
 
 

@@ -89,7 +89,7 @@ def table2(rates: pd.DataFrame, *, k: int, variants: Collection[str] = ()) -> pd
     Args:
         rates: the table `attack_starts`.
         k: the k to take.
-        variants: the data sets that are variants: the paper has none of them.
+        variants: the data sets that are variants, see `paper_dataset`.
     """
     rows = []
     for dataset, group in rates[rates["k"] == k].groupby("dataset", sort=False):
@@ -99,9 +99,8 @@ def table2(rates: pd.DataFrame, *, k: int, variants: Collection[str] = ()) -> pd
             radii = group[(group["objective"] == idea.objective) & (group["starts"] == starts)]
             if radii.empty or (idea.every_start and every == 1):
                 continue
-            known = (paper_dataset(str(dataset)) or "", idea.objective, idea.every_start)
-            compared = k == TABLE2_K and dataset not in variants
-            reported = TABLE2.get(known, NOTHING) if compared else NOTHING
+            known = (paper_dataset(str(dataset), variants) or "", idea.objective, idea.every_start)
+            reported = TABLE2.get(known, NOTHING) if k == TABLE2_K else NOTHING
             rows.append(
                 {
                     "dataset": dataset,

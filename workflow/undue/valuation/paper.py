@@ -6,7 +6,7 @@ Success rates over 50 targets, and accuracy lost as a share, copied from their T
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 
@@ -82,12 +82,19 @@ TABLE2: Mapping[tuple[str, str, bool], Reported] = {
 """(data set, objective, whether five starts or one) → what Table 2 reports for k = 10."""
 
 
-def paper_dataset(name: str) -> str | None:
-    """The paper's data set that one of ours is a copy of, by its name: cifar10_jpeg is cifar10's."""
+def paper_dataset(name: str, variants: Collection[str] = ()) -> str | None:
+    """The paper's data set that one of ours is a copy of, by its name: cifar10_jpeg is cifar10's.
+
+    Args:
+        name: our data set.
+        variants: those of ours that are variants: the paper has none of them.
+    """
+    if name in variants:
+        return None
     return next((known for known in HONEST_ACCURACY if name == known or name.startswith(f"{known}_")), None)
 
 
-def reported_success(name: str, k: int, objective: str) -> Reported:
+def reported_success(name: str, k: int, objective: str, variants: Collection[str] = ()) -> Reported:
     """What the paper says of its final attack or of the baseline, to stand beside a row of our Table 1.
 
     Its Table 1 has k = 1 and 300; the attack's k = 10 is the last row of its Table 2.
@@ -96,8 +103,9 @@ def reported_success(name: str, k: int, objective: str) -> Reported:
         name: our data set.
         k: success is rank ≤ k.
         objective: BASELINE or the attack's; the final attack's is min_higher.
+        variants: see `paper_dataset`.
     """
-    known = paper_dataset(name)
+    known = paper_dataset(name, variants)
     attack = {BASELINE: BASELINE, "min_higher": ATTACK}.get(objective)
     if known is None or attack is None:
         return NOTHING

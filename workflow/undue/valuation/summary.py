@@ -13,7 +13,7 @@ from undue.budget import percents, within_budget
 from undue.formats import interval, number, percent, share
 from undue.intervals import wilson
 from undue.tables import FLOAT, INT, TEXT, Columns
-from undue.valuation.paper import BASELINE, NOTHING, reported_success
+from undue.valuation.paper import BASELINE, reported_success
 from undue.valuation.publish import PUBLISHED_COLUMNS
 
 # The published code leaves a target out of the denominator if no run brings it below this rank.
@@ -223,7 +223,7 @@ def table1(
         rates: rows with ATTACK_SUCCESS_COLUMNS; the baseline's have the objective `baseline` and no radius.
         models: data set → its model.json.
         damping: data set → δ, for the record.
-        variants: the data sets that are variants: the paper has none of them.
+        variants: the data sets that are variants, see `paper_dataset`.
 
     Returns:
         Rows with TABLE1_COLUMNS, by data set and k, otherwise in the order of `rates`.
@@ -235,7 +235,7 @@ def table1(
             within, best = most_successful(radii, ""), most_successful(radii, "best_")
             highest = _highest(radii, "pristine_success", "pristine_accuracy_lost")
             model = models[dataset]
-            paper = NOTHING if dataset in variants else reported_success(dataset, k, objective)
+            paper = reported_success(dataset, k, objective, variants)
             rows.append(
                 {
                     "dataset": dataset,
