@@ -225,7 +225,8 @@ def _measure_double_backward(run: _Runner) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.partition("\n")[0])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--lanes", type=int, help="attacks side by side (default: 32, caltech 16, cifar 40)")
+    usual = ", ".join(f"{size} {LANES[size]}" for size in SIZES)
+    parser.add_argument("--lanes", type=int, help=f"attacks side by side (default: {usual})")
     parser.add_argument("--steps", type=int, default=20, help="of the attack (default: 20)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="(default: all cores)")
     parser.add_argument("--products", choices=PRODUCTS, default="auto", help="in our solver (default: auto)")

@@ -10,7 +10,7 @@ import pandas as pd
 from undue.budget import percents
 from undue.formats import interval, percent, share
 from undue.tables import INT, TEXT, Columns
-from undue.valuation.paper import NOTHING, TABLE2, TABLE2_K, paper_dataset
+from undue.valuation.paper import reported_idea
 from undue.valuation.summary import (
     BEST_RADII_COLUMNS,
     SUCCESS_COLUMNS,
@@ -99,8 +99,9 @@ def table2(rates: pd.DataFrame, *, k: int, variants: Collection[str] = ()) -> pd
             radii = group[(group["objective"] == idea.objective) & (group["starts"] == starts)]
             if radii.empty or (idea.every_start and every == 1):
                 continue
-            known = (paper_dataset(str(dataset), variants) or "", idea.objective, idea.every_start)
-            reported = TABLE2.get(known, NOTHING) if k == TABLE2_K else NOTHING
+            reported = reported_idea(
+                str(dataset), k, idea.objective, every_start=idea.every_start, variants=variants
+            )
             rows.append(
                 {
                     "dataset": dataset,
